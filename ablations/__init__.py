@@ -1,0 +1,1 @@
+"""What is varied: the methods of attention and depth, and the studies that compare them."""

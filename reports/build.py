@@ -1,0 +1,69 @@
+"""Records in, report out: tables in every format and all figures of one study."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from reports.render import comma_separated, latex, markdown, terminal
+from reports.tables import Report, build_report
+from suite.records import write_text
+
+
+def build(study_folder: Path, output: Path, width: int = 100) -> str:
+    """Writes tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables as text.
+
+    ``width`` is that of the terminal, in characters. The files depend on the records alone: the same records
+    give the same bytes.
+    """
+    report = build_report(study_folder)
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / "tables.md", markdown(report))
+    write_text(output / "tables.tex", latex(report))
+    write_text(output / "tables.csv", comma_separated(report))
+    write_figures(report, output / "figures")
+    return terminal(report, width, styled=sys.stdout.isatty())
+
+
+def write_figures(report: Report, folder: Path) -> None:
+    """Every figure that the records allow, as PDF, SVG and PNG; those of an earlier build are replaced."""
+    from reports import figures
+
+    drawn = {"test-accuracy": figures.test_accuracy(report)}
+    if (curves := figures.curves(report)) is not None:
+        drawn["training"] = curves
+    for row, cell, name in figures.learned_columns(report):
+        drawn[f"{_slug(name)}-{_slug(row.key)}"] = figures.learned(report, row, cell, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{name}.{form}" for name in drawn for form in figures.FORMATS]
+    for name in _listed(folder):
+        if name not in names:
+            (folder / name).unlink(missing_ok=True)
+    # Listed before they are written, so that a build that was cut short leaves nothing unlisted.
+    write_text(folder / LIST, "".join(f"{name}\n" for name in names))
+    for name, figure in drawn.items():
+        for form in figures.FORMATS:
+            _write_bytes(folder / f"{name}.{form}", figures.encode(figure, form))
+
+
+LIST = "built.txt"
+"""Names the figures of the last build: the next one removes those that it does not draw, and nothing else."""
+
+
+def _listed(folder: Path) -> list[str]:
+    path = folder / LIST
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [name for name in lines if Path(name).name == name]
+
+
+def _slug(text: str) -> str:
+    """``text`` as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "unnamed"
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -1,0 +1,281 @@
+"""Pictures of one study: training curves, test accuracies, and what the attention learned.
+
+Every function returns a matplotlib figure of column width; ``encode`` makes bytes of it that depend on the
+records alone. matplotlib is imported where it is used, so that tables build without it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from reports.layout import plain
+from reports.tables import CellRecord, Report, Row
+from suite.records import CellFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+Format = Literal["pdf", "svg", "png"]
+FORMATS: tuple[Format, ...] = ("pdf", "svg", "png")
+
+COLUMN = 3.35
+"""Width of a column of a two-column page, inches."""
+
+# Okabe and Ito's, told apart with the common kinds of colour blindness; their yellow is too pale for lines.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (7, 2)))
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "axes.titlesize": 7.0,
+    "figure.titlesize": 7.5,
+    "figure.dpi": 300,
+    "axes.labelsize": 7.0,
+    "legend.fontsize": 6.2,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.1,
+    "axes.axisbelow": True,
+    # Text from data may hold dollar signs: it is never mathematics.
+    "text.parse_math": False,
+    "pdf.fonttype": 42,
+    # Identifiers in SVG are hashed with this; without it they are random.
+    "svg.hashsalt": "reports",
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """matplotlib's own defaults with STYLE on top: a user's matplotlibrc must not change a figure."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the tables have it in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def encode(figure: Figure, form: Format) -> bytes:
+    """The figure as a file's bytes, without the date and program that matplotlib would note."""
+    empty = {
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "svg": {"Date": None, "Creator": None},
+        "png": {"Software": None},
+    }
+    file = io.BytesIO()
+    with _style():
+        figure.savefig(file, format=form, dpi=300, metadata=empty[form])
+    return file.getvalue()
+
+
+def _finish(figure: Figure) -> Figure:
+    """The figure with its layout computed once and for all formats."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def curves(report: Report) -> Figure | None:
+    """Validation accuracy (per cent) and loss over training steps, one line per row; thin lines are seeds.
+
+    Nothing where no cell has been evaluated yet.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = [(row, seeds) for row in report.rows if (seeds := _metrics(row))]
+    if not drawn:
+        return None
+    with _style():
+        figure = Figure(figsize=(COLUMN, 3.3 + 0.13 * len(drawn)), layout="constrained")
+        accuracy, loss = figure.subplots(2, 1, sharex=True)
+        handles = []
+        for number, (row, seeds) in enumerate(drawn):
+            # Both change from row to row: no pair comes twice within 35 rows.
+            colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+            for axes, name in ((accuracy, "accuracy"), (loss, "loss")):
+                if len(seeds) > 1:
+                    for seed in seeds:
+                        axes.plot(seed["step"], seed[name], color=colour, linewidth=0.5, alpha=0.4)
+                mean = pd.concat(seeds).groupby("step")[name].mean()
+                (line,) = axes.plot(mean.index, mean, color=colour, linestyle=dash, label=_legend_text(row))
+            handles.append(line)
+        figure.suptitle(f"{plain(report.dataset)}: validation over training")
+        accuracy.set_ylabel("accuracy (%)")
+        loss.set_ylabel("loss")
+        loss.set_xlabel("training steps")
+        loss.set_xlim(left=0)
+        _legend_below(figure, handles)
+        return _finish(figure)
+
+
+def test_accuracy(report: Report) -> Figure:
+    """Test accuracy (per cent) of every row of ours, with the floors as lines; upright ticks are seeds.
+
+    Rows without a result keep their place, with the reason in words.
+    """
+    from matplotlib.figure import Figure
+
+    rows, floors = report.rows, _floor_values(report)
+    with _style():
+        figure = Figure(figsize=(COLUMN, 1.3 + 0.25 * max(len(rows), 1)), layout="constrained")
+        axes = figure.subplots()
+        numbers = [one for row in rows if row.measured for one in row.measured.accuracies]
+        numbers += [value for _, value in floors]
+        low, high = min(numbers, default=0.0), max(numbers, default=100.0)
+        margin = max(0.1 * (high - low), 0.5)
+        axes.set_xlim(low - margin, high + margin)
+        for place, row in enumerate(rows):
+            _draw_row(axes, place, row, middle=(low + high) / 2)
+        axes.set_yticks(range(len(rows)), [textwrap.fill(plain(row.short), 28) for row in rows])
+        axes.set_ylim(max(len(rows), 1) - 0.5, -0.9)
+        axes.grid(axis="y", visible=False)
+        handles = []
+        for (label, value), dash in zip(floors, itertools.cycle(DASHES[1:4]), strict=False):
+            text = f"floor: {label}, {value:.2f} %"
+            handles.append(axes.axvline(value, color="#555555", linestyle=dash, linewidth=0.9, label=text))
+        if any(row.looked is False for row in rows):
+            text = f"below {report.looked:g} %: has not learned to look"
+            handles.append(_handle(NOT_LOOKED, text, marker="o", linestyle=""))
+        if handles:
+            _legend_below(figure, handles, columns=1)
+        axes.set_xlabel("test accuracy (%)")
+        figure.suptitle(f"{plain(report.dataset)}: test accuracy")
+        return _finish(figure)
+
+
+NOT_LOOKED = "#A0A0A0"
+
+
+def _draw_row(axes: Axes, place: int, row: Row, middle: float) -> None:
+    """One row of the accuracy figure, ``place`` rows from the top."""
+    if row.measured is None:
+        axes.text(middle, place, row.state, ha="center", va="center", style="italic", color="#555555")
+        return
+    colour = NOT_LOOKED if row.looked is False else COLOURS[1]
+    if len(row.measured.accuracies) > 1:
+        seeds = row.measured.accuracies
+        axes.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=6)
+    inside = "white" if row.stale else colour
+    axes.plot(row.measured.accuracy, place, "o", color=colour, markersize=4, markerfacecolor=inside)
+    text = f"{row.measured.accuracy:.2f}" + (" (stale)" if row.stale else "")
+    at = (row.measured.accuracy, place)
+    axes.annotate(text, at, (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=5.8)
+
+
+def learned_columns(report: Report) -> list[tuple[Row, CellRecord, str]]:
+    """What can be drawn of attention: of each row its first evaluated cell, with every per-head column."""
+    found = []
+    for row in report.rows:
+        for cell in row.cells:
+            sites = CellFolder(cell.folder).sites()
+            if len(sites):
+                found += [(row, cell, name) for name in sites.columns if _is_learned(name, sites[name])]
+                break
+    return found
+
+
+def _is_learned(name: str, values: pd.Series) -> bool:
+    """Whether a column of sites.jsonl is a method's own, with a number or one per head."""
+    known = ("step", "site", "stack", "queries", "keys", "index", "density")
+    return name not in known and all(isinstance(value, list | float | int) for value in values.dropna())
+
+
+QUANTITIES = {"span": "span (tokens)"}
+
+
+def learned(report: Report, row: Row, cell: CellRecord, name: str) -> Figure:
+    """A per-head quantity over training steps, one panel per stack and direction, one colour per layer.
+
+    Bold lines are means over a layer's heads, thin ones are heads.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    sites = CellFolder(cell.folder).sites().dropna(subset=[name])
+    panels = list(sites.groupby(["stack", "queries", "keys"], sort=False))
+    layers = sorted(sites["index"].unique())
+    with _style():
+        lines = (len(panels) + 1) // 2
+        figure = Figure(figsize=(COLUMN, 0.8 + 1.15 * lines), layout="constrained")
+        grid = figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False).ravel()
+        shades = [colormaps["viridis"](0.92 * at / max(len(layers) - 1, 1)) for at in range(len(layers))]
+        colours = dict(zip(layers, shades, strict=True))
+        for axes, ((stack, queries, keys), panel) in zip(grid, panels, strict=False):
+            axes.set_title(
+                plain(f"{stack}: {queries}" if queries == keys else f"{stack}: {queries} to {keys}")
+            )
+            for layer, evaluations in panel.groupby("index"):
+                # A scalar is one head's.
+                values = [one if isinstance(one, list) else [one] for one in evaluations[name]]
+                heads = pd.DataFrame(values, index=evaluations["step"])
+                axes.plot(heads.index, heads, color=colours[layer], linewidth=0.4, alpha=0.5)
+                axes.plot(heads.index, heads.mean(axis=1), color=colours[layer], linewidth=1.3)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        for axes in grid[max(len(panels) - 2, 0) : len(panels)]:
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("training steps")
+        grid[0].set_xlim(left=0)
+        figure.supylabel(plain(QUANTITIES.get(name, name)), fontsize=STYLE["axes.labelsize"])
+        figure.suptitle(f"{plain(report.dataset)}: {plain(row.short)}")
+        handles = [_handle(colours[layer], str(layer + 1)) for layer in layers]
+        _legend_below(figure, handles, columns=10, title="layer (bold: mean over heads; thin: heads)")
+        return _finish(figure)
+
+
+def _metrics(row: Row) -> list[pd.DataFrame]:
+    """The evaluations of each cell of a row that has any."""
+    tables = (CellFolder(cell.folder).metrics() for cell in row.cells)
+    return [table for table in tables if len(table)]
+
+
+def _legend_text(row: Row) -> str:
+    state = "" if row.state == "finished" else f" ({row.state})"
+    return textwrap.fill(plain(row.short) + state, 32)
+
+
+def _floor_values(report: Report) -> list[tuple[str, float]]:
+    """Name and test accuracy (per cent) of every floor that is known."""
+    prior = [] if report.question_prior is None else [("question prior", report.question_prior)]
+    return prior + [(plain(row.short), row.measured.accuracy) for row in report.floors if row.measured]
+
+
+def _handle(colour: object, label: str, marker: str = "", linestyle: str = "-") -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, label=label, marker=marker, linestyle=linestyle, markersize=4)
+
+
+def _legend_below(figure: Figure, handles: Sequence[Line2D], columns: int = 2, title: str = "") -> None:
+    """Below the panels, where it hides no data."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(columns, len(handles)),
+        title=title,
+        title_fontsize=STYLE["legend.fontsize"],
+        frameon=False,
+        handlelength=2.6 if columns < 3 else 1.2,
+        columnspacing=1.0,
+        labelspacing=0.3,
+    )

@@ -1,0 +1,187 @@
+"""The report as text cells, before any format: which columns there are, how numbers and marks are written."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports.tables import Report, Row
+
+ABSENT = "-"
+"""Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
+DAGGER = "†"
+
+
+@dataclass(frozen=True)
+class Column:
+    side: str
+    """``paper`` (published), ``ours`` (measured) or empty: no reader may take one for the other."""
+    title: str
+
+
+@dataclass(frozen=True)
+class Note:
+    mark: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TextTable:
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[Note, ...]
+    """The notes that its rows refer to, in the order of their marks."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    heading: str
+    columns: tuple[Column, ...]
+    tables: tuple[TextTable, ...]
+    floors: tuple[str, ...]
+    remarks: tuple[str, ...]
+    """Sentences that hold for all tables."""
+
+    @property
+    def notes(self) -> list[Note]:
+        """The notes of all tables, daggers last."""
+        notes = dict.fromkeys(note for table in self.tables for note in table.notes)
+        return sorted(notes, key=lambda note: (note.mark == DAGGER, len(note.mark), note.mark))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How the numbers of one column are written: four digits for the largest."""
+
+    name: str
+    scale: float
+    decimals: int
+
+    def format(self, number: float) -> str:
+        return f"{number / self.scale:,.{self.decimals}f}"
+
+
+def lay_out(report: Report) -> Layout:
+    """The report as text: one string per table cell, clean of control characters, not yet escaped."""
+    macs = _unit([row.measured.macs_reference for row in report.rows if row.measured])
+    parameters = _unit([row.measured.parameters for row in report.rows if row.measured])
+    columns = (
+        Column("", "Method"),
+        Column("paper", "test-dev"),
+        Column("paper", "test-std"),
+        Column("paper", "diff."),
+        Column("ours", "test"),
+        Column("ours", "diff."),
+        Column("ours", "seeds"),
+        Column("ours", f"MACs ({macs.name})"),
+        Column("ours", "change (%)"),
+        Column("ours", f"params ({parameters.name})"),
+        Column("ours", "seconds"),
+    )
+    marks = _marks(report)
+    tables = []
+    for block in report.blocks:
+        rows = tuple(
+            (_marked_label(row, marks), *_published(row), *_measured(row, macs, parameters))
+            for row in block.rows
+        )
+        used = {note for row in block.rows for note in row.notes}
+        notes = [Note(mark, plain(text)) for text, mark in marks.items() if text in used]
+        if any(row.looked is False for row in block.rows):
+            notes.append(
+                Note(
+                    DAGGER, f"Below {report.looked:g} % on {plain(report.dataset)}: has not learned to look."
+                )
+            )
+        tables.append(TextTable(block.title, rows, tuple(notes)))
+    return Layout(plain(report.heading), columns, tuple(tables), _floors(report), _remarks(report))
+
+
+def plain(text: str) -> str:
+    """One line without control and formatting characters (terminal escapes, bidirectional overrides)."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    kept = "".join(
+        " " if unicodedata.category(character).startswith("C") else character for character in text
+    )
+    return " ".join(kept.split())
+
+
+def _marks(report: Report) -> dict[str, str]:
+    """Note -> its letter, in the order in which a reader meets them."""
+    texts = dict.fromkeys(note for block in report.blocks for row in block.rows for note in row.notes)
+    return {text: _letters(number) for number, text in enumerate(texts)}
+
+
+def _letters(number: int) -> str:
+    """a to z, then aa, ab and so on."""
+    before, last = divmod(number, 26)
+    return (_letters(before - 1) if before else "") + chr(ord("a") + last)
+
+
+def _marked_label(row: Row, marks: dict[str, str]) -> str:
+    letters = [mark for text, mark in marks.items() if text in row.notes]
+    return (
+        plain(row.label)
+        + (f" [{','.join(letters)}]" if letters else "")
+        + (f" {DAGGER}" if row.looked is False else "")
+    )
+
+
+def _published(row: Row) -> tuple[str, str, str]:
+    if row.published is None:
+        return "not published", ABSENT, ABSENT
+    return (
+        f"{row.published.test_dev:.2f}",
+        ABSENT if row.published.test_std is None else f"{row.published.test_std:.2f}",
+        f"{row.published.difference:+.2f}",
+    )
+
+
+def _measured(row: Row, macs: Unit, parameters: Unit) -> tuple[str, ...]:
+    measured = row.measured
+    if measured is None:
+        return (row.state, *[ABSENT] * 6)
+    return (
+        f"{measured.accuracy:.2f}" + (" (stale)" if row.stale else ""),
+        ABSENT if row.difference is None else f"{row.difference:+.2f}",
+        f"{row.finished}" if row.finished == len(row.cells) else f"{row.finished} of {len(row.cells)}",
+        macs.format(measured.macs_reference),
+        ABSENT if row.macs_change is None else f"{row.macs_change:+.2f}",
+        parameters.format(measured.parameters),
+        f"{measured.seconds:,.0f}",
+    )
+
+
+def _unit(numbers: Sequence[float]) -> Unit:
+    """One unit and one precision for a column, so that its rows can be compared at a glance."""
+    largest = max(numbers, default=0.0)
+    name, scale = next(
+        ((name, scale) for name, scale in (("G", 1e9), ("M", 1e6)) if largest >= scale), ("k", 1e3)
+    )
+    return Unit(name, scale, decimals=3 if largest < 10 * scale else 2 if largest < 100 * scale else 1)
+
+
+def _floors(report: Report) -> tuple[str, ...]:
+    prior = "not known" if report.question_prior is None else f"{report.question_prior:.2f} %"
+    lines = [f"Floor, question prior (each question text's most frequent training answer): {prior}."]
+    for row in report.floors:
+        number = row.state if row.measured is None else f"{row.measured.accuracy:.2f} %"
+        seeds = f"{row.finished} of {len(row.cells)} seeds" if len(row.cells) > 1 else ""
+        aside = ", ".join(filter(None, [seeds, "stale" if row.stale else ""]))
+        lines.append(f"Floor, {row.label}: {number}{f' ({aside})' if aside else ''}.")
+        lines += [
+            f"Floor, {cell.id} failed: {cell.failure}" for cell in row.cells if cell.failure is not None
+        ]
+    return tuple(map(plain, lines))
+
+
+def _remarks(report: Report) -> tuple[str, ...]:
+    return (
+        plain(report.reference),
+        f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}.",
+        "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
+        "paper; seconds of training.",
+        *report.paper.notes,
+    )

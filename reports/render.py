@@ -1,0 +1,295 @@
+"""The same tables in four formats: terminal, Markdown, LaTeX and CSV. All text from data is escaped here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from reports.layout import ABSENT, Column, Layout, TextTable, lay_out, plain
+from reports.tables import Report, Row
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+LABEL_WIDTH = 20
+"""Terminal columns that labels need to stay readable."""
+
+
+def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
+    """The tables for a terminal of ``width`` columns; ``styled`` adds bold and dim.
+
+    Where rows do not fit, each table comes in two halves: accuracies first, costs second.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    layout = lay_out(report)
+    every = range(len(layout.columns))
+    parts = []
+    for block in layout.tables:
+        fits = sum(_widths(layout, block, every)) <= width
+        parts += [(block, columns) for columns in ([every] if fits else [every[:7], [0, *every[7:]]])]
+    # Wider than the terminal at worst, but never without a number.
+    widest = max(width, *(sum(_widths(layout, *part)) for part in parts))
+    text = io.StringIO()
+    colours = "standard" if styled else None
+    console = Console(file=text, width=widest, force_terminal=styled, color_system=colours, highlight=False)
+    # Text, never str, for all that is printed: rich would read markup such as [red] in a str.
+    console.print(Text(layout.heading), width=width)
+    console.print()
+    for block, columns in parts:
+        needed = max(width, sum(_widths(layout, block, columns)))
+        console.print(_rich_table(layout, block, columns, needed), width=needed)
+    notes = (f"[{note.mark}] {note.text}" for note in layout.notes)
+    for line in (*layout.floors, *layout.remarks, *notes):
+        console.print(Text(line), width=width)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _heads(column: Column) -> list[str]:
+    """A column's title in three lines: whose, what, unit."""
+    title, _, unit = column.title.partition(" ")
+    return [column.side, title, unit]
+
+
+def _widths(layout: Layout, block: TextTable, columns: Sequence[int]) -> list[int]:
+    """The least width of each column with the gap before it: lines may break between words, never within."""
+    widths = []
+    for number in columns:
+        texts = [*_heads(layout.columns[number]), *(row[number] for row in block.rows)]
+        words = [len(word) for text in texts for word in text.split()]
+        # A wider gap where ours begins: it must not read on from the paper's.
+        gap = 3 if number and layout.columns[number].side != layout.columns[number - 1].side else 1
+        widths.append(gap + (LABEL_WIDTH if number == 0 else max(words)))
+    return widths
+
+
+def _rich_table(layout: Layout, block: TextTable, columns: Sequence[int], width: int) -> RichTable:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(block.title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    # Labels take what is left, up to the longest; SIMPLE_HEAD draws a blank between columns and at both ends.
+    _, *widths = _widths(layout, block, columns)
+    labels = min(width - sum(widths) - 2, max(len(row[0]) for row in block.rows))
+    table.add_column(
+        Text(f"\n\n{layout.columns[0].title}"), overflow="fold", width=max(labels, LABEL_WIDTH - 1)
+    )
+    for number, least in zip(columns[1:], widths, strict=True):
+        column = layout.columns[number]
+        style = "dim" if column.side == "paper" else ""
+        table.add_column(Text("\n".join(_heads(column))), justify="right", style=style, width=least - 1)
+    for row in block.rows:
+        table.add_row(*(Text(row[number]) for number in columns))
+    return table
+
+
+def markdown(report: Report) -> str:
+    """Pipe tables, as GitHub reads them."""
+    layout = lay_out(report)
+    header = [f"{column.side}: {column.title}" if column.side else column.title for column in layout.columns]
+    lines = [escape_markdown(layout.heading)]
+    for block in layout.tables:
+        lines += ["", f"### {escape_markdown(block.title)}", "", _pipes(header)]
+        lines.append("|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|")
+        lines += [_pipes(row) for row in block.rows]
+    lines.append("")
+    lines += [f"- {escape_markdown(line)}" for line in (*layout.floors, *layout.remarks)]
+    lines += [f"- {escape_markdown(f'[{note.mark}]')} {escape_markdown(note.text)}" for note in layout.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _pipes(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(map(escape_markdown, cells)) + " |"
+
+
+def escape_markdown(text: str) -> str:
+    """``text`` as Markdown that shows exactly it, inside a pipe table too."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&!])", r"\\\1", text)
+
+
+def latex(report: Report) -> str:
+    """One ``table*`` per block; needs the package booktabs and nothing else."""
+    layout = lay_out(report)
+    return "% Written by reports.build: do not edit. Needs \\usepackage{booktabs}.\n" + "\n".join(
+        _latex_table(layout, number) for number in range(len(layout.tables))
+    )
+
+
+def _latex_table(layout: Layout, number: int) -> str:
+    block, groups, rules, first = layout.tables[number], [], [], 1
+    for side, columns in itertools.groupby(layout.columns, key=lambda column: column.side):
+        span = len(list(columns))
+        groups.append(f"\\multicolumn{{{span}}}{{c}}{{{escape_latex(side)}}}" if side else "")
+        rules += [f"\\cmidrule(lr){{{first}-{first + span - 1}}}"] if side else []
+        first += span
+    below = [*layout.floors, *layout.remarks, *(f"[{note.mark}] {note.text}" for note in block.notes)]
+    return "\n".join(
+        [
+            "\\begin{table*}[tp]",
+            "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
+            f"\\caption{{{escape_latex(block.title)}. {escape_latex(layout.heading)}}}",
+            f"\\begin{{tabular}}{{@{{}}p{{0.25\\textwidth}}{'r' * (len(layout.columns) - 1)}@{{}}}}",
+            "\\toprule",
+            " & ".join(groups) + " \\\\",
+            "".join(rules),
+            " & ".join(escape_latex(column.title) for column in layout.columns) + " \\\\",
+            "\\midrule",
+            *(" & ".join(map(_latex_cell, row)) + " \\\\" for row in block.rows),
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\par\\smallskip",
+            "\\parbox{\\textwidth}{\\scriptsize " + " \\\\\n".join(map(escape_latex, below)) + "}",
+            "\\end{table*}",
+            "",
+        ]
+    )
+
+
+def _latex_cell(text: str) -> str:
+    if text == ABSENT:
+        return "--"
+    # In mathematics a minus is a minus and not a hyphen.
+    return f"${text}$" if re.fullmatch(r"[+-]\d+(\.\d+)?", text) else escape_latex(text)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"{\char34}",
+    "`": r"{\char96}",
+    # After a line's end \\ these would be read as its arguments.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "†": r"\textdagger{}",
+}
+
+
+def escape_latex(text: str) -> str:
+    """``text`` as LaTeX that shows it; characters that pdflatex does not know are named by their code."""
+    return "".join(_LATEX.get(one, one if one.isascii() else f"(U+{ord(one):04X})") for one in text)
+
+
+CSV_COLUMNS = (
+    "table",
+    "label",
+    "variant",
+    "arguments",
+    "layers",
+    "published_test_dev",
+    "published_test_std",
+    "published_difference",
+    "published_flops_change",
+    "published_source",
+    "published_origin",
+    "state",
+    "stale",
+    "seeds_finished",
+    "seeds",
+    "test_accuracy",
+    "test_accuracies",
+    "difference",
+    "looked",
+    "macs",
+    "macs_reference",
+    "macs_reference_change",
+    "uncounted_operators",
+    "parameters",
+    "seconds",
+    "cells",
+    "notes",
+)
+
+
+def comma_separated(report: Report) -> str:
+    """Raw, unrounded numbers, a line per table row and floor; a missing number is empty, its state says why.
+
+    Accuracies in per cent, differences in points, changes in per cent; lists have spaces between.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for block in report.blocks:
+        for row in block.rows:
+            writer.writerow(_csv_line(_csv_values(block.title, row)))
+    prior: dict[str, object] = {"table": "Floors", "label": "question prior", "state": "not known"}
+    if report.question_prior is not None:
+        prior |= {"state": "finished", "test_accuracy": report.question_prior}
+    writer.writerow(_csv_line(prior))
+    for row in report.floors:
+        writer.writerow(_csv_line(_csv_values("Floors", row)))
+    return file.getvalue()
+
+
+def _csv_values(table: str, row: Row) -> dict[str, object]:
+    published, measured = row.published, row.measured
+    configuration = row.cells[0].configuration if row.cells else None
+    values: dict[str, object] = {
+        "table": table,
+        "label": row.label,
+        "variant": configuration["variant"] if configuration else None,
+        "arguments": json.dumps(configuration["arguments"], sort_keys=True) if configuration else None,
+        "layers": "-".join(map(str, configuration["layers"])) if configuration else None,
+        "state": row.state,
+        "stale": row.stale,
+        "seeds_finished": row.finished,
+        "seeds": len(row.cells),
+        "difference": row.difference,
+        "looked": row.looked,
+        "macs_reference_change": row.macs_change,
+        "cells": " ".join(cell.id for cell in row.cells),
+        "notes": " ".join(row.notes),
+    }
+    if published:
+        values |= {
+            "published_test_dev": published.test_dev,
+            "published_test_std": published.test_std,
+            "published_difference": published.difference,
+            "published_flops_change": published.flops_change,
+            "published_source": published.source,
+            "published_origin": published.origin,
+        }
+    if measured:
+        values |= {
+            "test_accuracy": measured.accuracy,
+            "test_accuracies": " ".join(map(repr, measured.accuracies)),
+            "macs": measured.macs,
+            "macs_reference": measured.macs_reference,
+            "uncounted_operators": json.dumps(measured.uncounted_operators, sort_keys=True),
+            "parameters": measured.parameters,
+            "seconds": measured.seconds,
+        }
+    return values
+
+
+def _csv_line(values: Mapping[str, object]) -> list[str]:
+    return [_csv_cell(values.get(column)) for column in CSV_COLUMNS]
+
+
+def _csv_cell(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return repr(value)
+    text = plain(value)
+    # A spreadsheet would run such a text as a formula.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

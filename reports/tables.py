@@ -1,0 +1,389 @@
+"""Tables 1 and 2 of the paper as data: what was published beside what our cells measured.
+
+Cells that differ in nothing but their seeds are one row. Accuracies are in per cent, differences in points,
+changes in per cent of the softmax row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from reports.published import Paper, Published, load_paper
+from suite.records import CellFolder, RecordError, StudyFolder, load_cells
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """One cell as the tables need it."""
+
+    id: str
+    role: str
+    state: str
+    stale: bool
+    configuration: Mapping[str, Any]
+    failure: str | None
+    result: Mapping[str, Any] | None
+    folder: Path
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy in per cent of a finished cell."""
+        assert self.result is not None
+        split = self.configuration["test"]
+        try:
+            return float(self.result["accuracy"][split])
+        except KeyError:
+            known = ", ".join(self.result["accuracy"]) or "none"
+            raise RecordError(
+                f"{self.folder / 'result.json'} has no accuracy for the test split '{split}', only: {known}. "
+                "Delete that cell's folder and run again."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the finished cells of one row measured, as means over their seeds."""
+
+    accuracy: float
+    """Test accuracy, per cent."""
+    accuracies: tuple[float, ...]
+    """The same, one per finished cell."""
+    macs: float
+    """Multiply-adds of what runs, for one question."""
+    macs_reference: float
+    """Multiply-adds comparable with the paper: every word padded, both halves of the last layer."""
+    uncounted_operators: Mapping[str, int]
+    parameters: float
+    seconds: float
+    """Training time."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One table row: a published result, cells of ours, or both."""
+
+    key: str
+    """Names the row in file names."""
+    label: str
+    short: str
+    """The label for a legend: arguments that do not tell rows of this study apart are left out."""
+    published: Published | None
+    cells: tuple[CellRecord, ...]
+    state: str
+    """``finished``, or in words why there is no measurement."""
+    measured: Measured | None
+    difference: float | None
+    """Test accuracy minus that of the reference row, points."""
+    macs_change: float | None
+    """macs_reference against that of the reference row, per cent."""
+    looked: bool | None
+    """False where the accuracy is below the study's threshold; None where there is none to compare."""
+    notes: tuple[str, ...]
+
+    @property
+    def finished(self) -> int:
+        """The number of finished cells (seeds)."""
+        return sum(cell.state == "finished" for cell in self.cells)
+
+    @property
+    def stale(self) -> bool:
+        """Whether a number of this row comes from an engine that has changed since."""
+        return any(cell.stale for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class Block:
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All tables of one study."""
+
+    name: str
+    dataset: str
+    """The data set's title."""
+    heading: str
+    """On which data and budget our numbers come from."""
+    reference: str
+    """Which row differences are taken against, as a sentence."""
+    paper: Paper
+    question_prior: float | None
+    """Accuracy of each question text's most frequent training answer, per cent."""
+    looked: float | None
+    """Accuracy below which a row has not learned to look, per cent."""
+    blocks: tuple[Block, ...]
+    floors: tuple[Row, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all blocks that have cells of ours."""
+        return [row for block in self.blocks for row in block.rows if row.cells]
+
+
+Group = tuple[CellRecord, ...]
+"""Cells that differ in nothing but their seeds."""
+
+
+def build_report(study_folder: Path | str) -> Report:
+    """The tables of the study at ``study_folder``, whatever is finished of it."""
+    paper, study, cells = load_paper(), StudyFolder(study_folder).study(), _read(study_folder)
+    groups = _group(cell for cell in cells if cell.role == "row")
+    repeated = _match(paper, groups)
+    further = [group for group in groups if group not in repeated.values()]
+    reference = _reference(paper, repeated, groups)
+    looked = study["floors"]["looked"]
+
+    def row(key: str, label: str, short: str, published: Published | None, group: Group) -> Row:
+        measured, against = _measure(group), _measure(reference)
+        return Row(
+            key=key,
+            label=label,
+            short=short,
+            published=published,
+            cells=group,
+            state=_state(published, group),
+            measured=measured,
+            difference=measured.accuracy - against.accuracy if measured and against else None,
+            macs_change=100 * (measured.macs_reference / against.macs_reference - 1)
+            if measured and against
+            else None,
+            looked=measured.accuracy >= looked if measured and looked is not None else None,
+            notes=(*(published.notes if published else ()), *_remarks(group, reference)),
+        )
+
+    blocks = [
+        Block(
+            table.title,
+            tuple(
+                row(entry.key, entry.label, entry.label, entry, repeated.get(entry.key, ()))
+                for entry in table.rows
+            ),
+        )
+        for table in paper.tables
+    ]
+    if further:
+        rows = (row(group[0].id, _label(group), _short(group, groups), None, group) for group in further)
+        blocks.append(Block("Further variants", tuple(rows)))
+    floors = _group(cell for cell in cells if cell.role == "floor")
+    return Report(
+        name=study["name"],
+        dataset=study["dataset"]["title"],
+        heading=_heading(study, groups, paper),
+        reference=_reference_sentence(paper, repeated, reference),
+        paper=paper,
+        question_prior=study["floors"]["question_prior"],
+        looked=looked,
+        blocks=tuple(blocks),
+        floors=tuple(
+            row(group[0].id, _floor_label(group), _floor_label(group), None, group) for group in floors
+        ),
+    )
+
+
+def _read(study_folder: Path | str) -> list[CellRecord]:
+    cells = []
+    for plain in load_cells(study_folder).to_dict("records"):
+        # pandas turns None into NaN in columns of numbers and of texts: results come from the record itself.
+        record, finished = CellFolder(plain["folder"]), plain["state"] == "finished"
+        failure = record.failure() if plain["state"] == "failed" else None
+        cells.append(
+            CellRecord(
+                id=plain["id"],
+                role=plain["role"],
+                state=plain["state"],
+                stale=bool(plain["stale"]),
+                configuration=plain["cell"],
+                failure=failure["message"] if failure else None,
+                result=record.result() if finished else None,
+                folder=record.path,
+            )
+        )
+    return cells
+
+
+def _group(cells: Iterable[CellRecord]) -> list[Group]:
+    """Groups of cells that differ only in their seeds and their starts' seeds, in the study's order."""
+    groups: dict[str, list[CellRecord]] = {}
+    for cell in cells:
+        identity = json.dumps(_without_seeds(cell.configuration), sort_keys=True)
+        groups.setdefault(identity, []).append(cell)
+    return [tuple(group) for group in groups.values()]
+
+
+def _without_seeds(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    start = configuration["start"]
+    kept = {name: value for name, value in configuration.items() if name != "seed"}
+    return kept | {"start": _without_seeds(start) if start else None}
+
+
+def _match(paper: Paper, groups: Sequence[Group]) -> dict[str, Group]:
+    """Published row -> the first group that repeats it; a second one would have to share its line."""
+    matches: dict[str, Group] = {}
+    for group in groups:
+        one = group[0].configuration
+        for table in paper.tables:
+            for entry in table.rows:
+                if entry.matches(one["variant"], one["arguments"], tuple(one["layers"])):
+                    matches.setdefault(entry.key, group)
+    return matches
+
+
+def _reference(paper: Paper, repeated: Mapping[str, Group], groups: Sequence[Group]) -> Group:
+    """The softmax row at the paper's layers; where a study is scaled down, its first softmax row."""
+    if paper.reference.key in repeated:
+        return repeated[paper.reference.key]
+    variant = paper.reference.cell["variant"] if paper.reference.cell else None
+    return next((group for group in groups if group[0].configuration["variant"] == variant), ())
+
+
+def _reference_sentence(paper: Paper, repeated: Mapping[str, Group], reference: Group) -> str:
+    if not reference:
+        return "The study has no softmax row: our differences and changes cannot be given."
+    label = paper.reference.label if paper.reference.key in repeated else _label(reference)
+    missing = "" if _measure(reference) else f", which is {_state(None, reference)}: they cannot be given yet"
+    return f"Our differences (points) and changes of multiply-adds (%) are against the row {label}{missing}."
+
+
+def _measure(group: Group) -> Measured | None:
+    finished = [cell for cell in group if cell.result is not None]
+    if not finished:
+        return None
+    results = [cell.result for cell in finished if cell.result is not None]
+    accuracies = tuple(cell.accuracy for cell in finished)
+    return Measured(
+        accuracy=fmean(accuracies),
+        accuracies=accuracies,
+        macs=fmean(result["macs"] for result in results),
+        macs_reference=fmean(result["macs_reference"] for result in results),
+        uncounted_operators=results[0]["uncounted_operators"],
+        parameters=fmean(result["parameters"] for result in results),
+        seconds=fmean(result["seconds"] for result in results),
+    )
+
+
+def _state(published: Published | None, group: Group) -> str:
+    if not group:
+        return "not in study" if published is None or published.cell else "not run"
+    states = [cell.state for cell in group]
+    return "finished" if "finished" in states else ", ".join(dict.fromkeys(states))
+
+
+def _remarks(group: Group, reference: Group) -> list[str]:
+    """What a reader must know about our side of a row."""
+    remarks = []
+    for state in ("failed", "started", "missing"):
+        ids = [cell.id for cell in group if cell.state == state]
+        if ids and len(ids) < len(group):
+            remarks.append(f"{len(ids)} of {len(group)} seeds {state}: {', '.join(ids)}.")
+    remarks += [f"{cell.id} failed: {cell.failure}" for cell in group if cell.failure is not None]
+    stale = [cell.id for cell in group if cell.stale]
+    if stale:
+        remarks.append(f"Stale, the engine has changed since: {', '.join(stale)}.")
+    changed = _deviations(group, reference) if group else []
+    if changed:
+        remarks.append(f"Differs from the softmax row in more than its method: {'; '.join(changed)}.")
+    return remarks
+
+
+def _deviations(group: Group, reference: Group) -> list[str]:
+    """Settings other than method, layers and seed that are not the reference row's: no longer an ablation."""
+    if not reference or group == reference:
+        return []
+    ours, theirs = (_settings(each[0].configuration) for each in (group, reference))
+    return [
+        f"{name} {_value(ours.get(name))} (there {_value(theirs.get(name))})"
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's configuration flat, without what labels state. A start with its own method is told apart."""
+    flat: dict[str, Any] = {}
+    for name, value in configuration.items():
+        if name in ("variant", "arguments", "layers", "seed", "start"):
+            continue
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": one for inner, one in value.items()}
+        else:
+            flat[name] = value
+    start = configuration["start"]
+    if start is None:
+        return flat | {"start": "none"}
+    own = all(start[name] == configuration[name] for name in ("variant", "arguments", "layers"))
+    # Starting from a model of one's own method and layers, or from the plain one, is stated by the study.
+    flat["start"] = "trained" if own or start["variant"] == "softmax" else start["variant"]
+    return flat | {f"start.{name}": value for name, value in _settings(start).items()}
+
+
+def _label(group: Group) -> str:
+    one = group[0].configuration
+    return _described(one, list(one["arguments"]))
+
+
+def _floor_label(group: Group) -> str:
+    blind = group[0].configuration["pictures"] == "mean"
+    return f"blind (mean picture) {_label(group)}" if blind else _label(group)
+
+
+def _short(group: Group, groups: Sequence[Group]) -> str:
+    """Variant and layers, with the arguments in which rows of the same variant differ."""
+    one = group[0].configuration
+    rivals = [
+        other[0].configuration["arguments"]
+        for other in groups
+        if other[0].configuration["variant"] == one["variant"]
+    ]
+    return _described(
+        one,
+        [
+            name
+            for name, value in one["arguments"].items()
+            if any(rival.get(name) != value for rival in rivals)
+        ],
+    )
+
+
+def _described(configuration: Mapping[str, Any], names: Iterable[str]) -> str:
+    arguments = [f"{name} = {_value(configuration['arguments'][name])}" for name in names]
+    return ", ".join([configuration["variant"], *arguments, "-".join(map(str, configuration["layers"]))])
+
+
+def _value(value: Any) -> str:
+    return (
+        f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    )
+
+
+def _heading(study: Mapping[str, Any], groups: Sequence[Group], paper: Paper) -> str:
+    """One plain line: data, model size, budget, seeds, and that levels must not be compared."""
+    dataset, cells = study["dataset"], [cell.configuration for group in groups for cell in group]
+    tests = _either(f"{dataset['splits'][cell['test']]['questions']:,}" for cell in cells)
+    widths = _either(cell["model"]["width"] for cell in cells)
+    heads = _either(cell["model"]["heads"] for cell in cells)
+    starts = _either(f"trained for {_budget(cell['start'])}" if cell["start"] else "random" for cell in cells)
+    budgets = _either(_budget(cell) for cell in cells)
+    seeds = ", ".join(map(str, sorted({cell["seed"] for cell in cells})))
+    published = f"The published numbers are on {paper.dataset}: compare differences, never levels."
+    if not cells:
+        return f"The study has no rows on {dataset['title']}. {published}"
+    return (
+        f"Measured here on {dataset['title']} ({tests} test questions): LXMERT of width {widths}, "
+        f"{heads} heads, starting weights {starts}, fine-tuned for {budgets}, "
+        f"seed{'s' if ',' in seeds else ''} {seeds}. {published}"
+    )
+
+
+def _budget(configuration: Mapping[str, Any]) -> str:
+    return f"{configuration['protocol']['steps']:,} steps x batch {configuration['protocol']['batch_size']}"
+
+
+def _either(values: Iterable[Any]) -> str:
+    return " or ".join(dict.fromkeys(map(str, values)))

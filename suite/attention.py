@@ -1,0 +1,163 @@
+"""The seam between a model and what is varied in it: scores in, weights out, and which layers run.
+
+A model asks its Variant for one Weights per attention block (Site) and one Depth per stack of layers.
+Shapes: B questions, H heads, Q queries, K keys, D width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Modality = Literal["words", "boxes", "both"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention block; unique in a model."""
+
+    stack: str
+    """LXMERT: "language", "vision", "cross"; another model names its own."""
+    queries: Modality
+    keys: Modality
+    """"both": LXMERT's cross block attends from words to boxes and from boxes to words."""
+    index: int
+    """Layer number in its stack, from 0."""
+    depth: int
+    """Layers in the stack."""
+    heads: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Where the words, or the boxes, of a batch stand."""
+
+    modality: Literal["words", "boxes"]
+    mask: Tensor | None
+    """(B, 1, 1, K) boolean, True = may be attended; None where all may be."""
+    index: Tensor
+    """(K,) a word's place in its question, or a box's rank in its picture, from 0."""
+    boxes: Tensor | None = None
+    """(B, K, 4) x0, y0, x1, y1 in [0, 1]; None for words."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Of the queries and the keys of one attention block."""
+
+    queries: Tokens
+    keys: Tokens
+
+    def distance(self) -> Tensor:
+        """(Q, K) whole tokens between query and key.
+
+        Within words it is the distance in the question, within boxes that of their ranks; across the
+        modalities the word's place is held against the box's rank, as the paper's mask does.
+        """
+        return (self.queries.index[:, None] - self.keys.index[None, :]).abs()
+
+
+class Weights(nn.Module):
+    """How one attention block turns scores into weights. A method writes ``forward``."""
+
+    normalised = True
+    """Rows sum to 1; False for methods whose rows need not."""
+    dropout = 0.0
+    """Rate of dropout on the weights in training; the model sets it."""
+
+    def forward(self, scores: Tensor, mask: Tensor | None, positions: Positions) -> Tensor:
+        """Scores (B, H, Q, K), already scaled, to weights of that shape.
+
+        ``mask`` is boolean, True = may be attended, and broadcasts to the scores. A key that may not be
+        attended gets exactly 0; a row with nothing to attend is zeros.
+        """
+        raise NotImplementedError
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, positions: Positions
+    ) -> Tensor:
+        """Context (B, H, Q, D) of query (B, H, Q, D), key and value (B, H, K, D).
+
+        A method with a faster way to the same numbers overrides this.
+        """
+        return self.mix(self(self.scores(query, key), mask, positions), value)
+
+    @staticmethod
+    def scores(query: Tensor, key: Tensor) -> Tensor:
+        """QK^T / sqrt(D), (B, H, Q, K)."""
+        return torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
+
+    def mix(self, weights: Tensor, value: Tensor) -> Tensor:
+        """Dropout on the weights (B, H, Q, K), then the weighted mean of value: (B, H, Q, D)."""
+        return torch.matmul(F.dropout(weights, self.dropout, self.training), value)
+
+    def penalty(self) -> Tensor | float:
+        """Added to the loss."""
+        return 0.0
+
+    def project(self) -> None:
+        """Called after each optimiser step: puts parameters back into their range."""
+
+    def stats(self) -> dict[str, Any]:
+        """Scalars, or one number per head: become columns of ``sites.jsonl`` and curves."""
+        return {}
+
+
+class SoftmaxWeights(Weights):
+    """softmax(s): the baseline of every comparison (Vaswani et al. 2017, 1706.03762, equation 1)."""
+
+    def forward(self, scores: Tensor, mask: Tensor | None, positions: Positions) -> Tensor:
+        if mask is None:
+            return scores.softmax(-1)
+        # The lowest finite number, not -inf: a row with nothing to attend must not become NaN.
+        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+        return weights.masked_fill(~mask, 0.0)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, positions: Positions
+    ) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
+
+
+class Depth(nn.Module):
+    """Which layers of one stack run."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def keep(self, generator: torch.Generator | None) -> Sequence[int]:
+        """The layers that run now, ascending; training (``self.training``) and evaluation may differ.
+
+        ``generator`` is the step's own source of randomness, the same on every worker; None in evaluation.
+        """
+        raise NotImplementedError
+
+
+class AllLayers(Depth):
+    def keep(self, generator: torch.Generator | None) -> Sequence[int]:
+        return range(self.layers)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method that a cell trains with. Subclass as a frozen dataclass; fields are its hyper-parameters."""
+
+    def configure(self, model_config: Any) -> Any:
+        """The model's configuration, changed where the method needs it."""
+        return model_config
+
+    def weights(self, site: Site) -> Weights:
+        """A new Weights for ``site``."""
+        return SoftmaxWeights()
+
+    def depth(self, stack: str, layers: int) -> Depth:
+        """A new Depth for ``stack``; raises UserError where its layers do not allow what is asked."""
+        return AllLayers(layers)

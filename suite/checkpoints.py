@@ -1,0 +1,97 @@
+"""A cell's checkpoints: the model as safetensors, the optimiser beside it, checked by hash when read.
+
+Each lies in ``checkpoint/step-<n>/``, built under another name and renamed, so that a kill leaves none half
+written. The last two are kept: where the newest is damaged, the one before serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from suite.errors import UserError
+from suite.records import read_json, write_json
+
+
+def save(folder: Path, step: int, model: dict[str, Tensor], training: dict[str, Any] | None) -> None:
+    """Writes the checkpoint of ``step``; without ``training`` it is a final one, and the only one kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".step-{step:08d}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / "model.safetensors")
+    if training is not None:
+        torch.save(training, temporary / "training.pt")
+    files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+    write_json(temporary / "manifest.json", {"step": step, "sha256": files})
+    final = folder / f"step-{step:08d}"
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    for old in steps(folder)[: -2 if training is not None else -1]:
+        shutil.rmtree(folder / f"step-{old:08d}")
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, ascending."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def load_model(folder: Path) -> dict[str, Tensor]:
+    """The newest undamaged model; UserError where there is none."""
+    _, path = _newest(folder) or _none(folder)
+    return load_file(path / "model.safetensors")
+
+
+def load(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    """Step, model and training state of the newest undamaged checkpoint; None where there is none yet.
+
+    Raises UserError where there are checkpoints and all are damaged.
+    """
+    if not steps(folder):
+        return None
+    step, path = _newest(folder) or _none(folder)
+    training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
+    return step, load_file(path / "model.safetensors"), training
+
+
+def _newest(folder: Path) -> tuple[int, Path] | None:
+    for step in reversed(steps(folder)):
+        path = folder / f"step-{step:08d}"
+        if not (damage := _damage(path)):
+            return step, path
+        warnings.warn(f"{path} is damaged ({damage}): going back to the checkpoint before.", stacklevel=3)
+    return None
+
+
+def _none(folder: Path) -> tuple[int, Path]:
+    raise UserError(
+        f"{folder} has no checkpoint that is whole. "
+        f"Delete {folder.parent} to train that cell from its beginning, and run again."
+    )
+
+
+def _damage(path: Path) -> str:
+    try:
+        files = read_json(path / "manifest.json")["sha256"]
+    except (UserError, KeyError, TypeError):
+        return "manifest.json does not read"
+    for name, digest in files.items():
+        if not (path / name).exists():
+            return f"{name} is missing"
+        if _digest(path / name) != digest:
+            return f"{name} is not what was written"
+    return ""
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,269 @@
+"""The command ``ablate``: arguments only. Data goes to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from suite import registry
+from suite.errors import UserError
+from suite.records import StudyFolder, load_cells
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        for plugin in getattr(arguments, "plugin", ()):
+            registry.load_plugin(plugin)
+        return arguments.command(arguments)
+    except UserError as error:
+        print(f"ablate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ablate: stopped. The same command continues where the cells were.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from suite import plan, schedule
+
+    folder, jobs, workplace, study = _prepare(arguments)
+    chosen = plan.selected(jobs, arguments.variants)
+    missing = [job for job in chosen if folder.cell(job.id).state != "finished"]
+    plan.write_study(folder, study, jobs, arguments.data)
+    if missing:
+        _say(f"{len(missing)} of {len(chosen)} cells to run in {folder.path}.")
+        finished = len(chosen) - len(missing)
+        if arguments.no_ray:
+            schedule.run_alone(missing, workplace, finished)
+        else:
+            cluster = schedule.Cluster(arguments.address, arguments.cpus, arguments.gpus)
+            schedule.run_with_ray(missing, workplace, finished, cluster)
+    else:
+        _say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
+    print(_build_report(folder))
+    return _digest_failures(folder, {job.id for job in chosen}, sys.argv[1:])
+
+
+def _prepare(arguments: argparse.Namespace):
+    """The study's folder, its jobs and where they run, with everything that can be wrong checked first."""
+    from suite import plan
+    from suite.config import Placement
+
+    study = plan.load_study(arguments.study, dict(arguments.set), arguments.variants)
+    folder = StudyFolder(arguments.runs / study.name)
+    plan.check_folder(folder.path)
+    jobs = plan.plan(study, arguments.data)
+    workplace = plan.Workplace(
+        study=str(folder.path.resolve()),
+        data=str(arguments.data.resolve()),
+        plugins=plan.keep_plugins(folder, arguments.plugin),
+        placement=Placement(arguments.threads, arguments.gpus_per_cell),
+    )
+    return folder, jobs, workplace, study
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from suite import plan
+    from suite.progress import describe
+
+    folder, jobs, workplace, _ = _prepare(arguments)
+    rows = [
+        {
+            "id": job.id,
+            "what": describe(job),
+            "start": job.start,
+            "steps": job.cell.protocol.steps,
+            "state": folder.cell(job.id).state,
+            "threads": workplace.placement.threads,
+            "gpus": workplace.placement.gpus,
+        }
+        for job in plan.selected(jobs, arguments.variants)
+    ]
+    _print_table(rows, arguments.json)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    folder = StudyFolder(arguments.runs / arguments.study)
+    cells = load_cells(folder.path)
+    rows = [
+        {
+            "id": cell.id,
+            "role": cell.role,
+            "layers": "-".join(map(str, cell.layers)),
+            "state": f"{cell.state} (stale)" if cell.stale else cell.state,
+            "step": f"{_last_step(folder, cell.id)}/{cell.steps}",
+        }
+        for cell in cells.itertuples()
+    ]
+    _print_table(rows, arguments.json)
+    _digest_failures(folder, set(cells["id"]), ["run", arguments.study])
+    return 0
+
+
+def _last_step(folder: StudyFolder, cell_id: str) -> int:
+    metrics = folder.cell(cell_id).metrics()
+    return 0 if metrics.empty else int(metrics["step"].iloc[-1])
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    print(_build_report(StudyFolder(arguments.runs / arguments.study)))
+    return 0
+
+
+def _build_report(folder: StudyFolder) -> str:
+    texts = [registry.find("report", name)(folder.path, folder.path / "report") for name in registry.names("report")]
+    return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
+
+
+def _variants(arguments: argparse.Namespace) -> int:
+    if arguments.action == "list":
+        for name in registry.names("variant"):
+            variant = registry.find("variant", name)
+            print(f"{name:<14} {variant()}  {(variant.__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    from suite.contract import check
+
+    for line in check(registry.find("variant", arguments.name)):
+        print(line)
+    return 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from suite.plan import open_data
+
+    dataset = open_data(arguments.data, arguments.name)
+    print(json.dumps(dataset.information, indent=1))
+    return 0
+
+
+def _flops(arguments: argparse.Namespace) -> int:
+    from suite import flops, plan
+
+    study = plan.load_study(arguments.study, {}, arguments.variants)
+    rows = flops.at_paper_size(plan.resolve(cell) for cell in study.cells)
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    billions = ("reference", "answer", "matmul", "linear")
+    shown = [
+        row
+        | {name: f"{row[name] / 1e9:.3f} G" for name in billions}
+        | {"change": f"{row['change']:+.2f} %", "parameters": f"{row['parameters'] / 1e6:.1f} M"}
+        for row in rows
+    ]
+    print("Multiply-adds at LXMERT's base size, 20 word pieces, 36 boxes, one question.")
+    print("reference: every output; answer: what runs for the answer. The paper: -17.54 % for 9-5-5 with p = 1.")
+    _print_table(shown, False)
+    return 0
+
+
+def _digest_failures(folder: StudyFolder, chosen: set[str], command: Sequence[str]) -> int:
+    """Says which of the chosen cells are not finished, why, and how to run them again; 1 where there are any."""
+    bad = [cell_id for cell_id in sorted(chosen) if folder.cell(cell_id).state != "finished"]
+    for cell_id in bad:
+        failure = folder.cell(cell_id).failure()
+        if failure:
+            _say(f"failed: {cell_id}: {failure['message']}\n  at  {failure['where']}\n  log {failure['log']}")
+        else:
+            _say(f"not finished: {cell_id}: its worker died or was stopped.")
+    if bad:
+        _say(f"{len(bad)} of {len(chosen)} cells did not finish. Run them again: ablate {' '.join(command)}")
+    return 1 if bad else 0
+
+
+def _print_table(rows: list[dict], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    width = None if sys.stdout.isatty() else 200
+    Console(highlight=False, markup=False, width=width).print(table)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected field=value, such as steps=100; received {text!r}")
+    return name, value
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ablate", description="Ablations of adaptive attention in LXMERT.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    places = argparse.ArgumentParser(add_help=False)
+    places.add_argument("study", nargs="?", default="demo", metavar="STUDY", help="default: demo")
+    places.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
+    places.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE")
+
+    grid = argparse.ArgumentParser(add_help=False, parents=[places])
+    grid.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
+    grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
+    grid.add_argument("--variants", type=_names, metavar="NAME,NAME", help="only these, new ones included")
+    grid.add_argument("--threads", type=int, default=1, help="CPU threads per cell (1)")
+    grid.add_argument("--gpus-per-cell", type=float, default=0.0, help="GPUs per cell, fractions allowed")
+
+    run = commands.add_parser("run", parents=[grid], help="run the missing cells, then build the report")
+    run.add_argument("--no-ray", action="store_true", help="one cell after another in this process")
+    run.add_argument("--address", help="a Ray cluster's address, or auto")
+    run.add_argument("--cpus", type=int, help="CPUs of this machine to use (all)")
+    run.add_argument("--gpus", type=int, help="GPUs of this machine to use (all)")
+    run.set_defaults(command=_run)
+
+    plan = commands.add_parser("plan", parents=[grid], help="list the cells without running any")
+    plan.set_defaults(command=_plan)
+    status = commands.add_parser("status", parents=[places], help="which cells are finished")
+    status.set_defaults(command=_status)
+    report = commands.add_parser("report", parents=[places], help="rebuild tables and figures from records")
+    report.set_defaults(command=_report)
+    for command in (plan, status):
+        command.add_argument("--json", action="store_true")
+
+    variants = commands.add_parser("variants", help="what is registered")
+    variants.add_argument("action", nargs="?", choices=("list", "check"), default="list")
+    variants.add_argument("name", nargs="?")
+    variants.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE")
+    variants.set_defaults(command=_variants)
+
+    data = commands.add_parser("data", help="prepare a data set and say what it holds")
+    data.add_argument("action", choices=("prepare", "info"))
+    data.add_argument("name", nargs="?", default="easy_vqa")
+    data.add_argument("--data", type=Path, default=Path("data"))
+    data.set_defaults(command=_data)
+
+    flops = commands.add_parser("flops", help="multiply-adds per row at the paper's size")
+    flops.add_argument("study", nargs="?", default="demo", metavar="STUDY", help="whose rows; default: demo")
+    flops.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE")
+    flops.add_argument("--variants", type=_names, metavar="NAME,NAME", help="registered ones beside the rows")
+    flops.add_argument("--json", action="store_true")
+    flops.set_defaults(command=_flops)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

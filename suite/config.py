@@ -1,0 +1,254 @@
+"""What is trained: a cell is one fully resolved training run, a study is a grid of them.
+
+Everything here is a frozen dataclass of plain values that survives JSON; nothing imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from suite.errors import UserError, unknown
+
+Scalar = bool | int | float | str
+Role = Literal["row", "start", "floor"]
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """LXMERT's sizes that a study chooses; vocabulary, features and answers come from the data set."""
+
+    width: int = 768
+    heads: int = 12
+    intermediate: int = 3072
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a cell is trained. The defaults are the paper's (section 3) where the paper states them."""
+
+    steps: int
+    batch_size: int = 128
+    optimizer: Literal["lookahead_lamb", "adamw"] = "lookahead_lamb"
+    schedule: Literal["cyclic", "linear"] = "cyclic"
+    learning_rate: float = 1e-4
+    """The peak: the top of a cycle, or the end of the warm-up."""
+    base_learning_rate: float = 1e-5
+    """The bottom of a cycle; the linear schedule falls to zero instead."""
+    cycles: int = 4
+    """Up-and-down cycles over the run (Smith 2017, triangular)."""
+    warmup: float = 0.1
+    """Share of the steps over which the linear schedule rises."""
+    weight_decay: float = 0.01
+    clip: float = 5.0
+    """Largest norm of the gradient over all parameters."""
+    evaluations: int = 12
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is autocast: parameters and the optimiser stay in float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "cycles", "evaluations"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0; received {getattr(self, name)!r}.")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"warmup is a share of the steps, from 0 to 1; received {self.warmup!r}.")
+
+    def evaluation_steps(self) -> list[int]:
+        """The steps after which the cell is evaluated, evenly spread, the last one included."""
+        count = min(self.evaluations, self.steps)
+        return [round(self.steps * (k + 1) / count) for k in range(count)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run. Two cells with equal fields have equal ids and equal results."""
+
+    variant: str
+    dataset: str
+    protocol: Protocol
+    arguments: Mapping[str, Scalar] = field(default_factory=dict)
+    layers: tuple[int, int, int] = (9, 5, 5)
+    """Language, vision and cross layers, in the paper's order."""
+    model: ModelSize = field(default_factory=ModelSize)
+    seed: int = 0
+    train: tuple[str, ...] = ("train",)
+    validation: str = "validation"
+    test: str = "test"
+    pictures: Literal["given", "mean"] = "given"
+    """``mean`` replaces every picture's regions by their mean over the training pictures: a blind model."""
+    start: Cell | None = None
+    """The cell whose trained weights this one fine-tunes; nothing means random weights."""
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != 3:
+            raise UserError(f"layers are language, vision, cross, such as 9,5,5; received {self.layers!r}.")
+        for count in self.layers:
+            _at_least("a number of layers", count, 1)
+        _at_least("seed", self.seed, 0)
+        if self.model.width % self.model.heads:
+            raise UserError(f"width {self.model.width} must be a multiple of heads {self.model.heads}.")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how cells run: never part of a cell's identity, recorded for each segment of a run."""
+
+    threads: int = 1
+    """Torch threads and Ray CPUs per cell. Sums differ in their last bits between thread counts."""
+    gpus: float = 0.0
+    """Ray GPUs per cell; fractions share one. 0 trains on the CPU."""
+
+    def __post_init__(self) -> None:
+        _at_least("threads", self.threads, 1)
+        if self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
+            raise UserError(f"gpus is a fraction up to 1 or a whole number; received {self.gpus!r}.")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, and the cells whose comparison answers it."""
+
+    name: str
+    question: str
+    cells: tuple[Cell, ...]
+    """The rows of the tables."""
+    floors: tuple[Cell, ...] = ()
+    """What a row has to beat to have learned anything; reported outside the tables."""
+    looked: float | None = None
+    """Test accuracy in per cent below which a row has not learned to look at the pictures."""
+    reference: Cell | None = None
+    """The cell that a variant of one's own copies all but its method from; by default the first row."""
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{name} must be a whole number of at least {least}; received {value!r}.")
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass of this file as JSON values, every field spelled out."""
+    return json.loads(json.dumps(dataclasses.asdict(value)))
+
+
+def from_plain(kind: type, plain: Mapping[str, Any]) -> Any:
+    """The dataclass of type ``kind`` whose ``to_plain`` is ``plain``.
+
+    Raises UserError for a field that the dataclass does not have, or a value of another type.
+    """
+    hints = typing.get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind)}
+    for name in plain:
+        if name not in names:
+            raise unknown(f"field of {kind.__name__}", name, names)
+    return kind(**{name: _coerce(name, hints[name], value) for name, value in plain.items()})
+
+
+def _coerce(name: str, hint: Any, value: Any) -> Any:
+    """``value`` (from JSON, or text from the command line) as the type that a field declares."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in inside:
+            raise unknown(f"value of {name}", str(value), map(str, inside))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(name, next(option for option in inside if option is not type(None)), value)
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        wanted = [inside[0]] * len(parts) if inside[-1] is Ellipsis else list(inside)
+        if len(parts) != len(wanted):
+            raise UserError(f"{name} takes {len(wanted)} values with commas between; received {value!r}.")
+        return tuple(_coerce(name, kind, part) for kind, part in zip(wanted, parts, strict=True))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} takes names and values; received {value!r}.")
+        return dict(value)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_plain(hint, value)
+    return _coerce_scalar(name, hint, value)
+
+
+def _coerce_scalar(name: str, kind: type, value: Any) -> Scalar:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if kind is int and float(value) == int(float(value)) and not isinstance(value, bool):
+            return int(float(value))
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is str and isinstance(value, str):
+            return value
+    except (ValueError, KeyError, OverflowError):
+        pass
+    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    raise UserError(f"{name} takes {wanted}; received {value!r}.")
+
+
+def override(cell: Cell, settings: Mapping[str, str]) -> Cell:
+    """``cell`` and its start with fields replaced: ``{"steps": "100", "model.width": "32"}``.
+
+    A name is a field of Cell, Protocol or ModelSize, with or without the part's name before it.
+    """
+    paths = _field_paths()
+    changes: dict[str, dict[str, Any]] = {"": {}, "protocol": {}, "model": {}}
+    for name, text in settings.items():
+        known = [path for path in paths if name in (path, path.rpartition(".")[2])]
+        if not known:
+            raise unknown("field", name, [path.rpartition(".")[2] for path in paths])
+        part, _, leaf = known[0].rpartition(".")
+        changes[part][leaf] = _coerce(name, paths[known[0]], text)
+    return dataclasses.replace(
+        cell,
+        **changes[""],
+        protocol=dataclasses.replace(cell.protocol, **changes["protocol"]),
+        model=dataclasses.replace(cell.model, **changes["model"]),
+        start=override(cell.start, settings) if cell.start else None,
+    )
+
+
+def _field_paths() -> dict[str, Any]:
+    """Every field that ``override`` may set, as ``part.field`` with its declared type."""
+    paths = {}
+    for part, kind in (("", Cell), ("protocol.", Protocol), ("model.", ModelSize)):
+        for name, hint in typing.get_type_hints(kind).items():
+            if name not in ("variant", "arguments", "protocol", "model", "start"):
+                paths[part + name] = hint
+    return paths
+
+
+def without_defaults(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, nested ones too.
+
+    What ids are hashed from: a field that is added later, and left at its default, keeps old ids.
+    """
+    plain = {}
+    for item in dataclasses.fields(value):
+        current = getattr(value, item.name)
+        default = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        if default is dataclasses.MISSING or current != default:
+            plain[item.name] = without_defaults(current) if dataclasses.is_dataclass(current) else current
+    return plain
+
+
+def cell_id(cell: Cell, variant_source: str, data: str, start_id: str | None) -> str:
+    """The name of a cell: its variant, its seed, and ten hex digits over all that can change its result.
+
+    ``variant_source`` and ``data`` are digests of the method's source and of the data set's sources.
+    """
+    identity = without_defaults(dataclasses.replace(cell, start=None))
+    identity |= {"variant_source": variant_source, "data": data, "start": start_id}
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{cell.variant}-s{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

@@ -1,0 +1,18 @@
+"""The errors that are a user's to mend: a message without a traceback, and a non-zero exit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Says what was expected, what was received and what to do."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not among ``known``, with the nearest that is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UserError(f"There is no {what} '{name}'.{hint} Known: {', '.join(known) or 'none'}.")

@@ -1,0 +1,138 @@
+"""LAMB, Lookahead and the learning rates of the paper's protocol; all of them resume exactly.
+
+The learning rate is a function of the step alone, set on the optimiser before each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from suite.config import Protocol
+
+
+class Lamb(torch.optim.Optimizer):
+    """LAMB (You et al. 2019, 1904.00962, algorithm 2, with the bias correction of its equations).
+
+    Each tensor's update r = m' / (sqrt(v') + epsilon) + decay * w is scaled to the length of w. Where either
+    length is 0 the ratio is 1. A tensor without a gradient is left alone.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(
+            parameters, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            for weight in weights:
+                if not self.state[weight]:
+                    self.state[weight] = {
+                        "step": 0,
+                        "mean": torch.zeros_like(weight),
+                        "square": torch.zeros_like(weight),
+                    }
+                self.state[weight]["step"] += 1
+            self._update(group, weights)
+
+    def _update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        first, second = group["betas"]
+        gradients = [weight.grad for weight in weights]
+        steps = [self.state[weight]["step"] for weight in weights]
+        means = [self.state[weight]["mean"] for weight in weights]
+        squares = [self.state[weight]["square"] for weight in weights]
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
+
+        deviations = torch._foreach_div(squares, [1 - second**step for step in steps])
+        torch._foreach_sqrt_(deviations)
+        torch._foreach_add_(deviations, group["epsilon"])
+        updates = torch._foreach_div(means, [1 - first**step for step in steps])
+        torch._foreach_div_(updates, deviations)
+        torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
+
+        lengths = torch.stack(torch._foreach_norm(weights))
+        sizes = torch.stack(torch._foreach_norm(updates))
+        ratios = torch.where((lengths > 0) & (sizes > 0), lengths / sizes, 1.0) * -group["lr"]
+        torch._foreach_mul_(updates, list(ratios.unbind()))
+        torch._foreach_add_(weights, updates)
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Lookahead (Zhang et al. 2019, 1907.08610, algorithm 1) around another optimiser.
+
+    Every ``period`` steps the slow weights move ``share`` of the way to the fast ones, which restart there.
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer, period: int = 5, share: float = 0.5) -> None:
+        self.inner, self.period, self.share = inner, period, share
+        self.steps = 0
+        super().__init__(inner.param_groups, {})
+        # One list of groups: a learning rate that is set here is the inner optimiser's.
+        self.param_groups = inner.param_groups
+        self.slow = [weight.detach().clone() for weight in self._weights()]
+
+    def _weights(self) -> list[Tensor]:
+        return [weight for group in self.param_groups for weight in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        self.inner.step()
+        self.steps += 1
+        if self.steps % self.period == 0:
+            fast = self._weights()
+            torch._foreach_lerp_(self.slow, fast, self.share)
+            torch._foreach_copy_(fast, self.slow)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.state_dict(), "slow": self.slow, "steps": self.steps}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state_dict["inner"])
+        self.param_groups = self.inner.param_groups
+        self.steps = state_dict["steps"]
+        torch._foreach_copy_(self.slow, state_dict["slow"])
+
+
+def build_optimiser(model: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
+    """The protocol's optimiser. Vectors (biases, norms, spans, alphas) get no weight decay."""
+    parameters = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [w for w in parameters if w.ndim > 1], "weight_decay": protocol.weight_decay},
+        {"params": [w for w in parameters if w.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if protocol.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    return Lookahead(Lamb(groups))
+
+
+def learning_rate(protocol: Protocol, step: int) -> float:
+    """The rate of step ``step``, from 0.
+
+    ``cyclic``: straight up and down between the base and the peak (Smith 2017, 1506.01186, triangular).
+    ``linear``: up to the peak over the warm-up, then down to zero.
+    """
+    peak, base = protocol.learning_rate, protocol.base_learning_rate
+    if protocol.schedule == "cyclic":
+        phase = step * protocol.cycles / protocol.steps % 1
+        return base + (peak - base) * (1 - abs(2 * phase - 1))
+    rising = protocol.warmup * protocol.steps
+    if step < rising:
+        return peak * (step + 1) / (rising + 1)
+    return peak * (protocol.steps - step) / (protocol.steps - rising)

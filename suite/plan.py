@@ -1,0 +1,167 @@
+"""From a study to jobs: every cell with its id, after the cell that it starts from. Imports no ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from suite import provenance, registry
+from suite.config import Cell, Placement, Role, Scalar, Study, cell_id, override, to_plain
+from suite.data.scoring import question_prior
+from suite.data.store import DataSet, open_dataset
+from suite.errors import UserError, unknown
+from suite.records import StudyFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell with its name and its place in the study."""
+
+    id: str
+    cell: Cell
+    role: Role
+    start: str | None
+    """Id of the cell whose weights it fine-tunes."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a worker needs beside the cell; plain values, the same on every node."""
+
+    study: str
+    """The study's folder, which every node sees."""
+    data: str
+    """The folder of the prepared data sets."""
+    plugins: tuple[str, ...] = ()
+    """Files that the worker loads before it looks a variant up."""
+    placement: Placement = dataclasses.field(default_factory=Placement)
+
+
+def load_study(
+    name: str,
+    settings: Mapping[str, str],
+    variants: Sequence[str] | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> Study:
+    """The study ``name`` with ``settings`` on every cell.
+
+    A registered variant in ``variants`` that the study lacks gets a cell of its own: the study's reference
+    with that method, with default arguments. Raises UserError for unknown names and values.
+    """
+    study: Study = registry.find("study", name)()
+    reference = study.reference or study.cells[0]
+    extra = []
+    for variant in variants or ():
+        registry.find("variant", variant)
+        if variant not in {cell.variant for cell in study.cells}:
+            extra.append(dataclasses.replace(reference, variant=variant, arguments={}))
+    return dataclasses.replace(
+        study,
+        cells=tuple(override(cell, settings) for cell in (*study.cells, *extra)),
+        floors=tuple(override(cell, settings) for cell in study.floors),
+    )
+
+
+def open_data(folder: Path, name: str) -> DataSet:
+    """The prepared data set ``name``, prepared first where its folder does not exist."""
+    prepare = registry.find("dataset", name)
+    if not (folder / name).exists():
+        prepare(folder / name)
+    return open_dataset(folder / name)
+
+
+def plan(study: Study, data: Path) -> list[Job]:
+    """Every cell of the study once, each after its start. Prepares the data sets that are missing."""
+    jobs: dict[str, Job] = {}
+    digests: dict[str, str] = {}
+
+    def add(cell: Cell, role: Role) -> str:
+        cell = resolve(cell)
+        start = add(cell.start, "start") if cell.start else None
+        if cell.dataset not in digests:
+            digests[cell.dataset] = open_data(data, cell.dataset).digest
+        source = registry.source_digest(cell.variant)
+        defaults = dataclasses.asdict(registry.find("variant", cell.variant)())
+        varied = {name: value for name, value in cell.arguments.items() if value != defaults[name]}
+        name = cell_id(dataclasses.replace(cell, arguments=varied), source, digests[cell.dataset], start)
+        jobs.setdefault(name, Job(name, cell, role, start))
+        return name
+
+    for cell in study.cells:
+        add(cell, "row")
+    for cell in study.floors:
+        add(cell, "floor")
+    return list(jobs.values())
+
+
+def resolve(cell: Cell) -> Cell:
+    """The cell with every argument of its variant spelled out; UserError for one that it does not take."""
+    variant = registry.find("variant", cell.variant)
+    fields = {field.name for field in dataclasses.fields(variant)}
+    for name in cell.arguments:
+        if name not in fields:
+            raise unknown(f"argument of {cell.variant}", name, fields)
+    arguments: dict[str, Scalar] = dataclasses.asdict(variant(**cell.arguments))
+    return dataclasses.replace(cell, arguments=arguments)
+
+
+def selected(jobs: Sequence[Job], variants: Sequence[str] | None) -> list[Job]:
+    """The jobs of the named variants (all without names), the starts that they need, and the floors."""
+    if not variants:
+        return list(jobs)
+    wanted = {job.id for job in jobs if job.role == "row" and job.cell.variant in variants}
+    wanted |= {job.start for job in jobs if job.id in wanted and job.start}
+    return [job for job in jobs if job.id in wanted]
+
+
+def write_study(folder: StudyFolder, study: Study, jobs: Iterable[Job], data: Path) -> None:
+    """``study.json``: what the report is about, also where cells are missing."""
+    dataset = open_data(data, study.cells[0].dataset)
+    first = study.cells[0]
+    training = [split for split in dataset.information["splits"] if split != first.test]
+    folder.write_study(
+        {
+            "name": study.name,
+            "question": study.question,
+            "engine": provenance.engine_digest(),
+            "dataset": {key: dataset.information[key] for key in ("name", "title", "splits", "answers")},
+            "floors": {
+                "question_prior": question_prior(dataset, tuple(training), first.test),
+                "looked": study.looked,
+            },
+            "cells": [
+                {"id": job.id, "role": job.role, "start": job.start, "cell": to_plain(job.cell)}
+                for job in jobs
+            ],
+        }
+    )
+
+
+def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...]:
+    """Copies plug-in files into the study's folder, where every node finds them and readers do later."""
+    kept = []
+    for plugin in plugins:
+        target = folder.path / "plugins" / plugin.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.read_bytes() != plugin.read_bytes():
+            shutil.copyfile(plugin, target)
+        kept.append(str(target))
+    return tuple(kept)
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError where the run folder cannot hold records."""
+    if "://" in str(path):
+        raise UserError(f"{path} is an object store. Give --runs a folder on a file system that all nodes see.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The run folder {path} cannot be written: {error.strerror}. Free space there, or give --runs another."
+        ) from None

@@ -1,0 +1,115 @@
+"""What a person sees while cells run: a live table in a terminal, plain lines anywhere else. On stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from suite.config import Cell
+from suite.plan import Job
+from suite.records import State
+from suite.training import Progress
+
+
+@dataclass
+class _Running:
+    job: Job
+    began: float = field(default_factory=time.monotonic)
+    latest: Progress | None = None
+
+
+class Display:
+    """Follows the cells of one launch; used as a context manager around it."""
+
+    def __init__(self, jobs: Sequence[Job], finished: int, slots: int) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.waiting = {job.id: job for job in jobs}
+        self.running: dict[str, _Running] = {}
+        self.total, self.done = len(jobs) + finished, finished
+        self.slots = slots
+        self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def started(self, job: Job) -> None:
+        self.waiting.pop(job.id, None)
+        self.running[job.id] = _Running(job)
+        if not self.console.is_terminal:
+            self._say(f"started   {job.id}  {describe(job)}")
+
+    def evaluated(self, job: Job, progress: Progress) -> None:
+        if job.id not in self.running:
+            self.started(job)
+        self.running[job.id].latest = progress
+        if not self.console.is_terminal:
+            self._say(
+                f"          {job.id}  step {progress.step}/{progress.steps}  validation "
+                f"{progress.accuracy:.1f} %  {progress.questions_per_second:.0f} questions/s  "
+                f"all done in about {clock(self._left())}"
+            )
+
+    def ended(self, job: Job, state: State) -> None:
+        running = self.running.pop(job.id, None)
+        took = f" in {clock(time.monotonic() - running.began)}" if running else ""
+        self.done += state == "finished"
+        self._say(f"{state:<9} {job.id}  {describe(job)}{took}  ({self.done} of {self.total} cells)")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def _left(self) -> float:
+        """Seconds until the last cell ends, if those that wait run as fast as those that run."""
+        speeds = [r.latest.questions_per_second for r in self.running.values() if r.latest]
+        if not speeds:
+            return 0.0
+        speed = sum(speeds) / len(speeds)
+        waiting = sum(_questions(job.cell, 0) for job in self.waiting.values())
+        running = [_questions(r.job.cell, r.latest.step if r.latest else 0) for r in self.running.values()]
+        return max(max(running), (waiting + sum(running)) / self.slots) / speed
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, title_justify="left")
+        table.title = f"{self.done} of {self.total} cells finished, about {clock(self._left())} left"
+        for name in ("cell", "method", "step", "validation", "questions/s", "time"):
+            table.add_column(name, justify="left" if name in ("cell", "method") else "right")
+        for running in self.running.values():
+            latest = running.latest
+            table.add_row(
+                running.job.id,
+                describe(running.job),
+                f"{latest.step if latest else 0}/{running.job.cell.protocol.steps}",
+                f"{latest.accuracy:.1f} %" if latest else "",
+                f"{latest.questions_per_second:.0f}" if latest else "",
+                clock(time.monotonic() - running.began),
+            )
+        return table
+
+
+def describe(job: Job) -> str:
+    """A cell in a few words: ``layerdrop p=1 10-6-6``, with its role where it is not a row."""
+    arguments = " ".join(f"{name}={value}" for name, value in job.cell.arguments.items())
+    layers = "-".join(map(str, job.cell.layers))
+    role = {"row": "", "start": "(start)", "floor": "(floor: mean pictures)"}[job.role]
+    return " ".join(filter(None, (job.cell.variant, arguments, layers, role)))
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _questions(cell: Cell, step: int) -> int:
+    return (cell.protocol.steps - step) * cell.protocol.batch_size

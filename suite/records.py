@@ -1,0 +1,214 @@
+"""A cell's folder: everything a run leaves behind, in files that a stranger can read with pandas.
+
+State is what exists: ``config.json`` is written first, ``result.json`` last, so a folder with a result is
+complete and one without can be continued. Whole files are written under a temporary name and renamed;
+``.jsonl`` files are appended to, and cut back to the checkpoint's step when a cell resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from suite.errors import UserError
+
+State = Literal["missing", "started", "failed", "finished"]
+
+
+class RecordError(UserError):
+    """A record that cannot be read: names the file and what to do."""
+
+
+class CellFolder:
+    """The record of one cell at ``path``, which need not exist yet."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def state(self) -> State:
+        for name, state in (("result", "finished"), ("failure", "failed"), ("config", "started")):
+            if (self.path / f"{name}.json").exists():
+                return state
+        return "missing"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    def config(self) -> dict[str, Any]:
+        return read_json(self.path / "config.json")
+
+    def result(self) -> dict[str, Any] | None:
+        return self._optional("result.json")
+
+    def failure(self) -> dict[str, Any] | None:
+        return self._optional("failure.json")
+
+    def metrics(self) -> pd.DataFrame:
+        """One row per evaluation: step, seconds, train_loss, loss, accuracy (per cent), learning_rate."""
+        return pd.DataFrame(read_lines(self.path / "metrics.jsonl"))
+
+    def sites(self) -> pd.DataFrame:
+        """One row per attention site and evaluation: what the attention learned, one number per head."""
+        return pd.DataFrame(read_lines(self.path / "sites.jsonl"))
+
+    def predictions(self) -> pd.DataFrame:
+        """One row per test question: question_id, image_id, answer, score, top_answers, top_confidences."""
+        return pd.read_parquet(self.path / "predictions.parquet")
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Opens the record; what an earlier try that failed left is cleared."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "failure.json").unlink(missing_ok=True)
+        write_json(self.path / "config.json", config)
+
+    def append(self, name: Literal["metrics", "sites", "segments"], lines: Iterable[Mapping[str, Any]]) -> None:
+        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(_dumps(line) + "\n" for line in lines)
+
+    def cut_back(self, step: int) -> None:
+        """Forget every line after ``step``: the cell resumes from the checkpoint of that step."""
+        for name in ("metrics", "sites"):
+            path = self.path / f"{name}.jsonl"
+            kept = [line for line in read_lines(path) if line["step"] <= step]
+            write_text(path, "".join(_dumps(line) + "\n" for line in kept))
+
+    def write_predictions(self, table: pd.DataFrame) -> None:
+        path = self.path / "predictions.parquet"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        table.to_parquet(temporary, index=False)
+        os.replace(temporary, path)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_json(self.path / "result.json", result)
+
+    def write_failure(self, failure: Mapping[str, Any]) -> None:
+        write_json(self.path / "failure.json", failure)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _optional(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return read_json(path) if path.exists() else None
+
+
+class StudyFolder:
+    """The folder ``runs/<study>`` with ``study.json`` and one folder per cell."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def study(self) -> dict[str, Any]:
+        """``study.json``: name, question, floors and the cells (id, role, configuration) of the last launch.
+
+        Raises RecordError where the study was never launched.
+        """
+        path = self.path / "study.json"
+        if not path.exists():
+            raise RecordError(f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs.")
+        return read_json(path)
+
+    def write_study(self, study: Mapping[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "study.json", study)
+
+    def cell(self, cell_id: str) -> CellFolder:
+        return CellFolder(self.path / cell_id)
+
+
+def load_cells(path: Path | str) -> pd.DataFrame:
+    """One row per cell of the study at ``path``, in the study's order; missing and failed ones included.
+
+    Columns: id, role (row, start or floor), state, stale, variant, arguments (dict), layers (tuple), seed,
+    dataset, steps, batch_size, start (id or None), cell (the whole configuration), accuracy (dict: split ->
+    per cent), macs, macs_reference, uncounted_operators (dict), parameters, seconds, failure (message or
+    None), folder. What a cell does not have yet is None.
+    """
+    folder = StudyFolder(path)
+    rows = []
+    for entry in folder.study()["cells"]:
+        record = folder.cell(entry["id"])
+        cell, result, failure = entry["cell"], record.result(), record.failure()
+        state = record.state
+        made_by = record.config()["code"]["engine"] if state == "finished" else None
+        rows.append(
+            {
+                "id": entry["id"],
+                "role": entry["role"],
+                "state": state,
+                "stale": made_by is not None and made_by != folder.study()["engine"],
+                "variant": cell["variant"],
+                "arguments": cell["arguments"],
+                "layers": tuple(cell["layers"]),
+                "seed": cell["seed"],
+                "dataset": cell["dataset"],
+                "steps": cell["protocol"]["steps"],
+                "batch_size": cell["protocol"]["batch_size"],
+                "start": entry["start"],
+                "cell": cell,
+                "failure": failure["message"] if failure else None,
+                "folder": record.path,
+                **{name: result[name] if result else None for name in _RESULT_COLUMNS},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+_RESULT_COLUMNS = ("accuracy", "macs", "macs_reference", "uncounted_operators", "parameters", "seconds")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes under a temporary name and renames, so that no reader sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path} is missing: the record is incomplete. Run the study again.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} is not JSON ({error}). Delete that cell's folder and run again.") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``.jsonl`` file; none where there is no file.
+
+    A last line without its end is one that is being written, or that a kill cut off: it is left out.
+    """
+    if not path.exists():
+        return []
+    *texts, _ = path.read_text(encoding="utf-8").split("\n")
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{path}:{number} is not JSON ({error}).") from None
+    return lines
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)

@@ -1,0 +1,194 @@
+"""Runs the missing cells of a study: through Ray Tune, or one after another. The only importer of ray.
+
+Ray gets the missing cells as one fresh experiment per wave (starts before the cells that need them). It
+restarts workers that die; what goes wrong in code or data is recorded by ``run_cell`` and is not retried.
+The records are the only truth: Ray's own files are written beside them and removed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from suite.config import Cell, Placement, from_plain, to_plain
+from suite.errors import UserError
+from suite.plan import Job, Workplace
+from suite.progress import Display
+from suite.records import StudyFolder
+from suite.training import Progress, run_cell
+
+RETRIES = 3
+"""How often a cell starts again after its worker or node died."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Where Ray runs: an existing cluster, or one on this machine."""
+
+    address: str | None = None
+    cpus: int | None = None
+    """Slots on this machine; by default its cores."""
+    gpus: int | None = None
+    """GPUs of this machine; by default those that Ray finds."""
+
+
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs in groups that may run side by side: each after the group that holds its start."""
+    waiting, groups = list(jobs), []
+    while waiting:
+        ids = {job.id for job in waiting}
+        ready = [job for job in waiting if job.start not in ids]
+        waiting = [job for job in waiting if job.start in ids]
+        groups.append(ready)
+    return groups
+
+
+def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
+    """One cell after another in this process."""
+    with Display(jobs, finished, slots=1) as display:
+        for job in (job for wave in waves(jobs) for job in wave):
+            display.started(job)
+            run_cell(job, workplace, lambda progress, job=job: display.evaluated(job, progress))
+            display.ended(job, StudyFolder(workplace.study).cell(job.id).state)
+
+
+def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, cluster: Cluster) -> None:
+    """As many cells side by side as the cluster has room for.
+
+    Raises UserError before anything starts where no node can hold a cell.
+    """
+    with _ray(cluster) as nodes:
+        slots = check_room(workplace.placement, nodes)
+        with Display(jobs, finished, slots) as display:
+            for wave in waves(jobs):
+                _fit(wave, workplace, display)
+
+
+def check_room(placement: Placement, nodes: Sequence[dict[str, float]]) -> int:
+    """How many cells run side by side; UserError where no node can hold one."""
+    slots = 0
+    for node in nodes:
+        room = node.get("CPU", 0) // placement.threads
+        if placement.gpus:
+            per_gpu = int(1 / placement.gpus) if placement.gpus <= 1 else 1 / placement.gpus
+            room = min(room, int(node.get("GPU", 0) * per_gpu))
+        slots += int(room)
+    if slots == 0:
+        most = ", ".join(f"{max((node.get(kind, 0) for node in nodes), default=0):g} {kind}s" for kind in ("CPU", "GPU"))
+        raise UserError(
+            f"A cell needs {placement.threads} CPUs and {placement.gpus:g} GPUs on one node; the largest node "
+            f"has {most}. Lower --threads or --gpus-per-cell, or start a node that has them."
+        )
+    return slots
+
+
+@contextmanager
+def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
+    """Ray, quiet; yields the resources of each live node. Nothing that it started is left behind."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ["RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS"] = "0"
+    # Ctrl-C ends the launch at once; the cells continue from their checkpoints next time.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    import ray
+
+    here = {} if cluster.address else {"num_cpus": cluster.cpus or os.cpu_count(), "num_gpus": cluster.gpus}
+    try:
+        ray.init(
+            address=cluster.address or "local",
+            include_dashboard=None if cluster.address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **here,
+        )
+    except ConnectionError as error:
+        raise UserError(
+            f"No Ray cluster answers at {cluster.address}: {error}. Start one (`ray start --head`), or leave "
+            "--address out to use this machine."
+        ) from None
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def _fit(jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:
+    from ray import tune
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    scratch = Path(workplace.study).resolve() / f".ray-{os.getpid()}"
+    placement = workplace.placement
+    tuner = tune.Tuner(
+        tune.with_resources(_trial, {"CPU": placement.threads, "GPU": placement.gpus}),
+        param_space={
+            "job": tune.grid_search([_job_to_plain(job) for job in jobs]),
+            "workplace": dataclasses.asdict(workplace),
+        },
+        tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(scratch),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[_follow(display, {job.id: job for job in jobs}, StudyFolder(workplace.study))],
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trial(config: dict[str, Any]) -> None:
+    """One cell in a Ray worker."""
+    from ray import tune
+
+    job, workplace = _job_from_plain(config["job"]), _workplace_from_plain(config["workplace"])
+    run_cell(job, workplace, lambda progress: tune.report(dataclasses.asdict(progress)))
+
+
+def _follow(display: Display, jobs: dict[str, Job], folder: StudyFolder) -> Any:
+    """A Tune callback that shows what the trials do."""
+    from ray import tune
+
+    class Follow(tune.Callback):
+        def on_trial_start(self, iteration, trials, trial, **info):
+            display.started(jobs[trial.config["job"]["id"]])
+
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            names = {field.name for field in dataclasses.fields(Progress)}
+            if names <= set(result):
+                display.evaluated(
+                    jobs[trial.config["job"]["id"]], Progress(**{name: result[name] for name in names})
+                )
+
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            self._ended(trial)
+
+        def on_trial_error(self, iteration, trials, trial, **info):
+            self._ended(trial)
+
+        def _ended(self, trial):
+            job = jobs[trial.config["job"]["id"]]
+            display.ended(job, folder.cell(job.id).state)
+
+    return Follow()
+
+
+def _job_to_plain(job: Job) -> dict[str, Any]:
+    return {"id": job.id, "cell": to_plain(job.cell), "role": job.role, "start": job.start}
+
+
+def _job_from_plain(plain: dict[str, Any]) -> Job:
+    return Job(**plain | {"cell": from_plain(Cell, plain["cell"])})
+
+
+def _workplace_from_plain(plain: dict[str, Any]) -> Workplace:
+    return Workplace(**plain | {"placement": Placement(**plain["placement"])})

@@ -1,0 +1,418 @@
+"""``run_cell``: one cell from its configuration to its result, top to bottom. Knows no variant and no Ray.
+
+The randomness of a step (layers dropped, dropout) depends on the seed and the step alone, and the order of
+the questions on the seed and the epoch: a cell that resumes repeats nothing and needs no generator's state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from suite import checkpoints, flops, provenance, registry
+from suite.attention import Variant, Weights
+from suite.config import Cell, to_plain
+from suite.data.store import DataSet, open_dataset
+from suite.errors import UserError
+from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
+from suite.optimisers import build_optimiser, learning_rate
+from suite.plan import Job, Workplace
+from suite.records import CellFolder, StudyFolder
+
+EVALUATION_BATCH = 256
+PROBED_QUESTIONS = 64
+"""Validation questions on which the density of attention is measured at every evaluation."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a cell stands after an evaluation."""
+
+    step: int
+    steps: int
+    accuracy: float
+    """Validation, per cent."""
+    loss: float
+    questions_per_second: float
+    """In training, since the last evaluation."""
+
+
+class NotFinite(RuntimeError):
+    """The loss is infinite or not a number."""
+
+
+def run_cell(job: Job, workplace: Workplace, report: Callable[[Progress], None]) -> bool:
+    """Trains, tests and records one cell; True where it is finished afterwards.
+
+    Continues from the newest checkpoint. Whatever goes wrong in code or data is written to ``failure.json``
+    and the log of the cell, not raised: only what ends the process escapes.
+    """
+    record = StudyFolder(workplace.study).cell(job.id)
+    if record.state == "finished":
+        return True
+    record.write_config(
+        {
+            "id": job.id,
+            "cell": to_plain(job.cell),
+            "start": job.start,
+            "code": provenance.code(),
+            "packages": provenance.packages(),
+            "hardware": provenance.hardware() | {"gpus": _gpu_names()},
+        }
+    )
+    with record.log.open("a", encoding="utf-8") as log, _redirected(log):
+        try:
+            _train_and_test(job, workplace, record, report)
+        except Exception as error:
+            traceback.print_exc(file=log)
+            record.write_failure(
+                {
+                    "kind": _kind(error),
+                    "message": f"{type(error).__name__}: {str(error).strip() or '(no message)'}",
+                    "where": _where(error),
+                    "log": str(record.log),
+                }
+            )
+            return False
+    return True
+
+
+def _train_and_test(
+    job: Job, workplace: Workplace, record: CellFolder, report: Callable[[Progress], None]
+) -> None:
+    cell, protocol = job.cell, job.cell.protocol
+    for plugin in workplace.plugins:
+        registry.load_plugin(plugin)
+    torch.set_num_threads(workplace.placement.threads)
+    device = torch.device("cuda" if workplace.placement.gpus else "cpu")
+
+    dataset = open_dataset(Path(workplace.data) / cell.dataset)
+    if cell.pictures == "mean":
+        dataset = dataset.with_mean_pictures(*cell.train)
+    questions = dataset.rows(*cell.train)
+    torch.manual_seed(cell.seed)
+    model = build_model(cell, dataset)
+    start = load_start(model, StudyFolder(workplace.study).cell(job.start)) if job.start else None
+    model.to(device)
+    optimiser = build_optimiser(model, protocol)
+
+    step, seconds = 0, 0.0
+    if (resumed := checkpoints.load(record.checkpoints)) is not None:
+        step, weights, state = resumed
+        model.load_state_dict(weights)
+        optimiser.load_state_dict(state["optimiser"])
+        seconds = state["seconds"]
+    record.cut_back(step if resumed else -1)
+    record.append(
+        "segments",
+        [{"step": step, "device": str(device), "start": start, **asdict(workplace.placement)}
+         | provenance.hardware()],
+    )  # fmt: skip
+
+    began = time.perf_counter() - seconds
+    evaluations = set(protocol.evaluation_steps())
+    if step == 0:
+        _evaluate(record, model, dataset, cell, 0, None, time.perf_counter() - began)
+    losses: list[Tensor] = []
+    segment_began = time.perf_counter()
+    while step < protocol.steps:
+        model.train()
+        batch = dataset.batch(batch_rows(questions, protocol.batch_size, cell.seed, step))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(protocol, step)
+        losses.append(train_step(model, optimiser, batch, cell, step, device))
+        step += 1
+        if step in evaluations:
+            train_loss = torch.stack(losses).mean().item()
+            if not np.isfinite(train_loss):
+                raise NotFinite(f"The training loss is {train_loss} at step {step}. Lower the learning rate.")
+            speed = len(losses) * protocol.batch_size / (time.perf_counter() - segment_began)
+            metrics = _evaluate(
+                record, model, dataset, cell, step, train_loss, time.perf_counter() - began
+            )  # fmt: skip
+            if step < protocol.steps:
+                training = {"optimiser": optimiser.state_dict(), "seconds": time.perf_counter() - began}
+                checkpoints.save(record.checkpoints, step, model.state_dict(), training)
+            report(Progress(step, protocol.steps, metrics["accuracy"], metrics["loss"], speed))
+            losses.clear()
+            segment_began = time.perf_counter()
+    _test(record, model, dataset, cell, step, time.perf_counter() - began)
+
+
+def build_model(cell: Cell, dataset: DataSet) -> LxmertForQuestionAnswering:
+    """The cell's model with random weights from torch's global generator."""
+    config = LxmertConfig(
+        vocabulary=dataset.information["vocabulary"],
+        answers=len(dataset.answers),
+        features=dataset.information["features"],
+        layers=cell.layers,
+        **asdict(cell.model),
+    )
+    variant: Variant = registry.find("variant", cell.variant)(**cell.arguments)
+    return LxmertForQuestionAnswering(config, variant)
+
+
+def load_start(model: LxmertForQuestionAnswering, start: CellFolder) -> dict[str, Any]:
+    """Loads the trained weights of the cell at ``start``; returns what was loaded, what is new, what was left.
+
+    New may be only the variant's own parameters and layers deeper than the start has; they keep their random
+    weights. Anything else that is missing, or has another shape, is a UserError.
+    """
+    if start.state != "finished":
+        raise UserError(f"The start {start.id} is {start.state}. Run it first.")
+    weights = checkpoints.load_model(start.checkpoints)
+    own = model.state_dict()
+    depth = dict(
+        zip(("layer", "r_layers", "x_layers"), start.config()["cell"]["layers"], strict=True)
+    )  # fmt: skip
+    shaped = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
+    new = [name for name in own if name not in shaped]
+    wrong = [name for name in new if not (_is_variants(name) or _is_deeper(name, depth))]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of the model's {len(own)} tensors are not in the start {start.id} or have another "
+            f"shape there, {wrong[0]} first. Start from a cell of the same model and data set."
+        )
+    model.load_state_dict(shaped, strict=False)
+    return {
+        "id": start.id,
+        "loaded": len(shaped),
+        "new": new,
+        "left_over": sorted(set(weights) - set(shaped)),
+    }
+
+
+def _is_variants(name: str) -> bool:
+    return ".weights." in name or name.startswith("lxmert.encoder.depth.")
+
+
+def _is_deeper(name: str, depth: dict[str, int]) -> bool:
+    parts = name.split(".")
+    return parts[1] == "encoder" and parts[2] in depth and int(parts[3]) >= depth[parts[2]]
+
+
+def batch_rows(questions: np.ndarray, size: int, seed: int, step: int) -> np.ndarray:
+    """The questions (size,) of step ``step``: epochs one after another, each shuffled by seed and epoch."""
+    places = np.arange(step * size, (step + 1) * size)
+    epochs, within = np.divmod(places, len(questions))
+    return np.concatenate(
+        [questions[_order(len(questions), seed, int(e))[within[epochs == e]]] for e in np.unique(epochs)]
+    )
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def train_step(
+    model: LxmertForQuestionAnswering,
+    optimiser: torch.optim.Optimizer,
+    batch: Any,
+    cell: Cell,
+    step: int,
+    device: torch.device,
+) -> Tensor:
+    """One optimiser step on ``batch``; the loss of the answers, without penalties."""
+    seed = int.from_bytes(hashlib.sha256(f"{cell.seed} {step}".encode()).digest()[:7])
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    inputs, targets = _tensors(batch, device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=cell.protocol.precision == "bfloat16"):
+        logits = model(**inputs, generator=generator)
+    loss = answer_loss(logits.float(), targets)
+    optimiser.zero_grad(set_to_none=True)
+    (loss + penalty(model)).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), cell.protocol.clip)
+    optimiser.step()
+    for weights in _varied(model):
+        weights.project()
+    return loss.detach()
+
+
+def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of logits (B, A) against soft targets (B, A): mean, times the number of answers."""
+    return F.binary_cross_entropy_with_logits(logits, targets) * targets.shape[1]
+
+
+def penalty(model: LxmertForQuestionAnswering) -> Tensor | float:
+    """The sum of what the attention sites add to the loss."""
+    return sum((weights.penalty() for weights in _varied(model)), start=0.0)
+
+
+def _varied(model: LxmertForQuestionAnswering) -> Iterator[Weights]:
+    return (module for module in model.modules() if isinstance(module, Weights))
+
+
+def _tensors(batch: Any, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    names = ("words", "regions", "boxes", "word_mask")
+    inputs = {name: torch.from_numpy(getattr(batch, name)).to(device) for name in names}
+    return inputs, torch.from_numpy(batch.targets).to(device)
+
+
+@torch.no_grad()
+def predict(
+    model: LxmertForQuestionAnswering, dataset: DataSet, rows: np.ndarray, cell: Cell
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Rows, logits (B, A) and targets (B, A) of batches that cover ``rows``, questions of like length together."""
+    model.eval()
+    device = next(model.parameters()).device
+    rows = rows[np.argsort(dataset.lengths[rows], kind="stable")]
+    for first in range(0, len(rows), EVALUATION_BATCH):
+        batch = dataset.batch(rows[first : first + EVALUATION_BATCH])
+        inputs, targets = _tensors(batch, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cell.protocol.precision == "bfloat16"):
+            logits = model(**inputs)
+        yield batch.rows, logits.float().cpu(), targets.cpu()
+
+
+def _evaluate(
+    record: CellFolder,
+    model: LxmertForQuestionAnswering,
+    dataset: DataSet,
+    cell: Cell,
+    step: int,
+    train_loss: float | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """Scores the validation split and records it with what every attention site has learned so far."""
+    rows = dataset.rows(cell.validation)
+    score = loss = 0.0
+    for _, logits, targets in predict(model, dataset, rows, cell):
+        score += targets.gather(1, logits.argmax(1, keepdim=True)).double().sum().item()
+        loss += answer_loss(logits.double(), targets.double()).item() * len(logits)
+    metrics = {
+        "step": step,
+        "seconds": seconds,
+        "train_loss": train_loss,
+        "penalty": float(penalty(model)),
+        "loss": loss / len(rows),
+        "accuracy": 100 * score / len(rows),
+        "learning_rate": learning_rate(cell.protocol, step - 1) if step else None,
+    }
+    record.append("sites", _site_lines(model, dataset, cell, step))
+    record.append("metrics", [metrics])
+    return metrics
+
+
+@torch.no_grad()
+def _site_lines(
+    model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, step: int
+) -> list[dict[str, Any]]:
+    """One line per attention site and direction that runs: its statistics, one number per head.
+
+    Density is the share of the keys that may be attended whose weight is not 0, on the same first
+    validation questions each time.
+    """
+    model.eval()
+    inputs, _ = _tensors(
+        dataset.batch(dataset.rows(cell.validation)[:PROBED_QUESTIONS]), next(model.parameters()).device
+    )  # fmt: skip
+    learned = {f"{site.stack}.{site.index}.{site.queries}-{site.keys}": w for site, w in model.sites()}
+    present = {"words": inputs["word_mask"], "boxes": torch.ones_like(inputs["boxes"][..., 0], dtype=torch.bool)}
+    lines = []
+    for name, weights in model.outputs(**inputs).attention.items():
+        stack, index, direction = name.split(".")
+        queries, keys = direction.split("-")
+        pairs = (present[queries][:, None, :, None] & present[keys][:, None, None, :]).expand_as(weights)
+        attended = ((weights != 0) & pairs).sum((0, 2, 3)) / pairs.sum((0, 2, 3))
+        site = learned.get(name) or learned[f"{stack}.{index}.both-both"]
+        stats = {key: value for part in _varied(site) for key, value in part.stats().items()}
+        lines.append(
+            {"step": step, "site": name, "stack": stack, "queries": queries, "keys": keys}
+            | {"index": int(index), "density": attended.tolist()}
+            | stats
+        )
+    return lines
+
+
+def _test(
+    record: CellFolder,
+    model: LxmertForQuestionAnswering,
+    dataset: DataSet,
+    cell: Cell,
+    step: int,
+    seconds: float,
+) -> None:
+    """Scores the test split once, keeps the answers, the final model and the result."""
+    parts = [
+        _prediction_table(dataset, *part) for part in predict(model, dataset, dataset.rows(cell.test), cell)
+    ]
+    table = pd.concat(parts).sort_index()
+    table.insert(0, "question_id", dataset.questions("question_id")["question_id"])
+    table.insert(1, "image_id", dataset.images("image_id")["image_id"].to_numpy()[dataset.image[table.index]])
+    record.write_predictions(table)
+    validation = record.metrics()["accuracy"].iloc[-1]
+    lengths = dataset.lengths[dataset.rows(cell.validation)]
+    model.cpu()
+    answer = flops.count_answer(model, int(np.median(lengths)), dataset.information["boxes"])
+    reference = flops.count_reference(model, dataset.information["max_words"], dataset.information["boxes"])
+    checkpoints.save(record.checkpoints, step, model.state_dict(), None)
+    record.write_result(
+        {
+            "accuracy": {cell.validation: float(validation), cell.test: 100 * float(table["score"].mean())},
+            "macs": answer.total,
+            "macs_reference": reference.total,
+            "uncounted_operators": reference.uncounted,
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "steps": step,
+            "seconds": seconds,
+        }
+    )
+
+
+def _prediction_table(dataset: DataSet, rows: np.ndarray, logits: Tensor, targets: Tensor) -> pd.DataFrame:
+    top = logits.topk(min(5, logits.shape[1]), dim=1)
+    answers = np.array(dataset.answers, dtype=object)[top.indices.numpy()]
+    return pd.DataFrame(
+        {
+            "answer": answers[:, 0],
+            "score": targets.gather(1, top.indices[:, :1]).squeeze(1).double().numpy(),
+            "top_answers": list(answers),
+            "top_confidences": list(top.values.sigmoid().double().numpy()),
+        },
+        index=rows,
+    )
+
+
+@contextlib.contextmanager
+def _redirected(log: Any) -> Iterator[None]:
+    """Prints and warnings of the cell go to its log; the terminal belongs to the driver."""
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, NotFinite):
+        return "not finite"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    return "data or configuration" if isinstance(error, UserError) else "code"
+
+
+def _where(error: Exception) -> str:
+    """File and line of the innermost frame that is not in an installed package: where a reader looks first."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename
+    ]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def _gpu_names() -> list[str]:
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

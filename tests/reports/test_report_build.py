@@ -1,0 +1,81 @@
+"""The build: every mixture of states, the same bytes for the same records, and a quick, lean import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reports.build import build
+
+MakeStudy = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+TABLES = {"tables.csv", "tables.md", "tables.tex"}
+
+
+def python(code: str, *arguments: object, **environment: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = "import sys, reports.build; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    assert not {"torch", "ray", "transformers", "matplotlib", "rich"} & set(python(code).split())
+
+
+def test_equal_records_give_equal_bytes(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_study(names=["softmax-s0", "softmax-s1", "entmax-s0", "softmax-blind-s0"])
+    code = "import pathlib, sys, reports.build as made; made.build(*map(pathlib.Path, sys.argv[1:]))"
+    python(code, study, tmp_path / "one", PYTHONHASHSEED="1", LANG="C", TZ="UTC")
+    python(code, study, tmp_path / "two", PYTHONHASHSEED="2", LANG="de_DE.UTF-8", TZ="Asia/Tokyo")
+    one, two = written(tmp_path / "one"), written(tmp_path / "two")
+    assert one == two
+    figures = {"training", "test-accuracy", "alpha-entmax-9-5-5"}
+    names = {f"figures/{name}.{form}" for name in figures for form in ("pdf", "svg", "png")}
+    assert set(one) == TABLES | names | {"figures/built.txt"}
+
+
+def test_nothing_finished_still_builds(make_study: MakeStudy, tmp_path: Path) -> None:
+    text = build(make_study(run=False), tmp_path / "report")
+    assert "missing" in text and "which is missing: they cannot be given yet" in " ".join(text.split())
+    assert set(written(tmp_path / "report")) >= TABLES | {"figures/test-accuracy.pdf"}
+
+
+def test_a_study_without_cells_still_builds(make_study: MakeStudy, tmp_path: Path) -> None:
+    text = build(make_study(names=[]), tmp_path / "report")
+    assert "The study has no rows" in text
+    assert (tmp_path / "report" / "tables.md").read_text(encoding="utf-8").count("| not in study |") == 7
+
+
+def test_figures_of_an_earlier_build_are_removed_and_others_kept(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reports.figures.FORMATS", ("png",))
+    report = tmp_path / "report"
+    build(make_study(names=["softmax-s0", "entmax-s0"]), report)
+    (report / "figures" / "mine.png").write_bytes(b"")
+    build(make_study(names=["softmax-s0"]), report)
+    names = {path.name for path in (report / "figures").iterdir()}
+    assert names == {"mine.png", "built.txt", "test-accuracy.png", "training.png"}
+
+
+def test_names_that_no_font_has_are_drawn(
+    study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reports.figures.FORMATS", ("png",))
+    monkeypatch.setattr("reports.figures.learned_columns", lambda report: [])
+    path = study_folder / "study.json"
+    path.write_text(path.read_text().replace("near|window_*", "$\\\\frac{$ \\u4e2d"))
+    assert "中" in build(study_folder, tmp_path / "report")
