@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
 
 from reports.render import comma_separated, latex, markdown, terminal
 from reports.tables import Report, build_report
-from suite.records import write_text
+from suite.records import write_bytes, write_text
 
 
 def build(study_folder: Path, output: Path, width: int = 100) -> str:
@@ -45,7 +44,7 @@ def write_figures(report: Report, folder: Path) -> None:
     write_text(folder / LIST, "".join(f"{name}\n" for name in names))
     for name, figure in drawn.items():
         for form in figures.FORMATS:
-            _write_bytes(folder / f"{name}.{form}", figures.encode(figure, form))
+            write_bytes(folder / f"{name}.{form}", figures.encode(figure, form))
 
 
 LIST = "built.txt"
@@ -61,9 +60,3 @@ def _listed(folder: Path) -> list[str]:
 def _slug(text: str) -> str:
     """``text`` as part of a file name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "unnamed"
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

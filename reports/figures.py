@@ -10,9 +10,10 @@ import io
 import itertools
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -33,9 +34,9 @@ COLUMN = 3.35
 
 # Okabe and Ito's, told apart with the common kinds of colour blindness; their yellow is too pale for lines.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (7, 2)))
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (7, 2)))
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.0,
     "axes.titlesize": 7.0,
@@ -116,8 +117,10 @@ def curves(report: Report) -> Figure | None:
                 if len(seeds) > 1:
                     for seed in seeds:
                         axes.plot(seed["step"], seed[name], color=colour, linewidth=0.5, alpha=0.4)
-                mean = pd.concat(seeds).groupby("step")[name].mean()
-                (line,) = axes.plot(mean.index, mean, color=colour, linestyle=dash, label=_legend_text(row))
+                mean = _mean(seeds)
+                (line,) = axes.plot(
+                    mean.index, mean[name], color=colour, linestyle=dash, label=_legend_text(row)
+                )
             handles.append(line)
         figure.suptitle(f"{plain(report.dataset)}: validation over training")
         accuracy.set_ylabel("accuracy (%)")
@@ -140,8 +143,10 @@ def test_accuracy(report: Report) -> Figure:
         figure = Figure(figsize=(COLUMN, 1.3 + 0.25 * max(len(rows), 1)), layout="constrained")
         axes = figure.subplots()
         numbers = [one for row in rows if row.measured for one in row.measured.accuracies]
-        numbers += [value for _, value in floors]
-        low, high = min(numbers, default=0.0), max(numbers, default=100.0)
+        low, high = 0.0, 100.0
+        if numbers:
+            numbers += [value for _, value in floors]
+            low, high = min(numbers), max(numbers)
         margin = max(0.1 * (high - low), 0.5)
         axes.set_xlim(low - margin, high + margin)
         for place, row in enumerate(rows):
@@ -169,7 +174,10 @@ NOT_LOOKED = "#A0A0A0"
 def _draw_row(axes: Axes, place: int, row: Row, middle: float) -> None:
     """One row of the accuracy figure, ``place`` rows from the top."""
     if row.measured is None:
-        axes.text(middle, place, row.state, ha="center", va="center", style="italic", color="#555555")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(
+            middle, place, row.state, ha="center", va="center", style="italic", color="#555555", bbox=box
+        )
         return
     colour = NOT_LOOKED if row.looked is False else COLOURS[1]
     if len(row.measured.accuracies) > 1:
@@ -189,15 +197,17 @@ def learned_columns(report: Report) -> list[tuple[Row, CellRecord, str]]:
         for cell in row.cells:
             sites = CellFolder(cell.folder).sites()
             if len(sites):
-                found += [(row, cell, name) for name in sites.columns if _is_learned(name, sites[name])]
+                found += [
+                    (row, cell, name) for name in sites.columns if _is_learned(name, sites[name].dropna())
+                ]
                 break
     return found
 
 
-def _is_learned(name: str, values: pd.Series) -> bool:
+def _is_learned(name: str, values: Iterable[Any]) -> bool:
     """Whether a column of sites.jsonl is a method's own, with a number or one per head."""
     known = ("step", "site", "stack", "queries", "keys", "index", "density")
-    return name not in known and all(isinstance(value, list | float | int) for value in values.dropna())
+    return name not in known and all(isinstance(value, list | float | int) for value in values)
 
 
 QUANTITIES = {"span": "span (tokens)"}
@@ -211,25 +221,25 @@ def learned(report: Report, row: Row, cell: CellRecord, name: str) -> Figure:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    sites = CellFolder(cell.folder).sites().dropna(subset=[name])
-    panels = list(sites.groupby(["stack", "queries", "keys"], sort=False))
-    layers = sorted(sites["index"].unique())
+    panels: dict[str, dict[int, dict[int, list[float]]]] = {}
+    for line in CellFolder(cell.folder).sites().dropna(subset=[name]).to_dict("records"):
+        queries, keys, value = line["queries"], line["keys"], line[name]
+        title = f"{line['stack']}: {queries}" if queries == keys else f"{line['stack']}: {queries} to {keys}"
+        heads = value if isinstance(value, list) else [value]
+        panels.setdefault(title, {}).setdefault(line["index"], {})[line["step"]] = heads
+    layers = sorted({layer for panel in panels.values() for layer in panel})
     with _style():
         lines = (len(panels) + 1) // 2
         figure = Figure(figsize=(COLUMN, 0.8 + 1.15 * lines), layout="constrained")
         grid = figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False).ravel()
         shades = [colormaps["viridis"](0.92 * at / max(len(layers) - 1, 1)) for at in range(len(layers))]
         colours = dict(zip(layers, shades, strict=True))
-        for axes, ((stack, queries, keys), panel) in zip(grid, panels, strict=False):
-            axes.set_title(
-                plain(f"{stack}: {queries}" if queries == keys else f"{stack}: {queries} to {keys}")
-            )
-            for layer, evaluations in panel.groupby("index"):
-                # A scalar is one head's.
-                values = [one if isinstance(one, list) else [one] for one in evaluations[name]]
-                heads = pd.DataFrame(values, index=evaluations["step"])
-                axes.plot(heads.index, heads, color=colours[layer], linewidth=0.4, alpha=0.5)
-                axes.plot(heads.index, heads.mean(axis=1), color=colours[layer], linewidth=1.3)
+        for axes, (title, panel) in zip(grid, panels.items(), strict=False):
+            axes.set_title(plain(title))
+            for layer, evaluations in sorted(panel.items()):
+                steps, heads = list(evaluations), list(evaluations.values())
+                axes.plot(steps, heads, color=colours[layer], linewidth=0.4, alpha=0.5)
+                axes.plot(steps, list(map(fmean, heads)), color=colours[layer], linewidth=1.3)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         for axes in grid[max(len(panels) - 2, 0) : len(panels)]:
@@ -249,6 +259,13 @@ def _metrics(row: Row) -> list[pd.DataFrame]:
     return [table for table in tables if len(table)]
 
 
+def _mean(seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Means by step, where every seed got so far: a mean over fewer would jump."""
+    shared = set.intersection(*(set(seed["step"]) for seed in seeds))
+    kept = [seed[seed["step"].isin(sorted(shared))] for seed in seeds]
+    return pd.DataFrame(pd.concat(kept).groupby("step").mean())
+
+
 def _legend_text(row: Row) -> str:
     state = "" if row.state == "finished" else f" ({row.state})"
     return textwrap.fill(plain(row.short) + state, 32)
@@ -260,7 +277,7 @@ def _floor_values(report: Report) -> list[tuple[str, float]]:
     return prior + [(plain(row.short), row.measured.accuracy) for row in report.floors if row.measured]
 
 
-def _handle(colour: object, label: str, marker: str = "", linestyle: str = "-") -> Line2D:
+def _handle(colour: Any, label: str, marker: str = "", linestyle: Any = "-") -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, label=label, marker=marker, linestyle=linestyle, markersize=4)

@@ -31,21 +31,18 @@ def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
 
     layout = lay_out(report)
     every = range(len(layout.columns))
-    parts = []
-    for block in layout.tables:
-        fits = sum(_widths(layout, block, every)) <= width
-        parts += [(block, columns) for columns in ([every] if fits else [every[:7], [0, *every[7:]]])]
-    # Wider than the terminal at worst, but never without a number.
-    widest = max(width, *(sum(_widths(layout, *part)) for part in parts))
+    fits = sum(_widths(layout, every)) <= width
+    parts = [every] if fits else [every[:7], [0, *every[7:]]]
     text = io.StringIO()
     colours = "standard" if styled else None
+    # Wider than the terminal at worst, but never without a number.
+    widest = max(width, *(sum(_widths(layout, columns)) for columns in parts))
     console = Console(file=text, width=widest, force_terminal=styled, color_system=colours, highlight=False)
     # Text, never str, for all that is printed: rich would read markup such as [red] in a str.
     console.print(Text(layout.heading), width=width)
     console.print()
-    for block, columns in parts:
-        needed = max(width, sum(_widths(layout, block, columns)))
-        console.print(_rich_table(layout, block, columns, needed), width=needed)
+    for block, columns in itertools.product(layout.tables, parts):
+        console.print(_rich_table(layout, block, columns, width))
     notes = (f"[{note.mark}] {note.text}" for note in layout.notes)
     for line in (*layout.floors, *layout.remarks, *notes):
         console.print(Text(line), width=width)
@@ -58,11 +55,15 @@ def _heads(column: Column) -> list[str]:
     return [column.side, title, unit]
 
 
-def _widths(layout: Layout, block: TextTable, columns: Sequence[int]) -> list[int]:
-    """The least width of each column with the gap before it: lines may break between words, never within."""
+def _widths(layout: Layout, columns: Sequence[int]) -> list[int]:
+    """The least width of each column with the gap before it: lines may break between words, never within.
+
+    The same for all tables, so that one can be read below the other.
+    """
+    rows = [row for table in layout.tables for row in table.rows]
     widths = []
     for number in columns:
-        texts = [*_heads(layout.columns[number]), *(row[number] for row in block.rows)]
+        texts = [*_heads(layout.columns[number]), *(row[number] for row in rows)]
         words = [len(word) for text in texts for word in text.split()]
         # A wider gap where ours begins: it must not read on from the paper's.
         gap = 3 if number and layout.columns[number].side != layout.columns[number - 1].side else 1
@@ -77,8 +78,9 @@ def _rich_table(layout: Layout, block: TextTable, columns: Sequence[int], width:
 
     table = Table(title=Text(block.title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     # Labels take what is left, up to the longest; SIMPLE_HEAD draws a blank between columns and at both ends.
-    _, *widths = _widths(layout, block, columns)
-    labels = min(width - sum(widths) - 2, max(len(row[0]) for row in block.rows))
+    _, *widths = _widths(layout, columns)
+    longest = max(len(row[0]) for table in layout.tables for row in table.rows)
+    labels = min(width - sum(widths) - 2, longest)
     table.add_column(
         Text(f"\n\n{layout.columns[0].title}"), overflow="fold", width=max(labels, LABEL_WIDTH - 1)
     )

@@ -121,7 +121,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _build_report(folder: StudyFolder) -> str:
-    texts = [registry.find("report", name)(folder.path, folder.path / "report") for name in registry.names("report")]
+    texts = [
+        registry.find("report", name)(folder.path, folder.path / "report")
+        for name in registry.names("report")
+    ]
     return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
 
 
@@ -133,7 +136,7 @@ def _variants(arguments: argparse.Namespace) -> int:
         return 0
     from suite.contract import check
 
-    for line in check(registry.find("variant", arguments.name)):
+    for line in check(registry.find("variant", arguments.name)()):
         print(line)
     return 0
 
@@ -162,7 +165,9 @@ def _flops(arguments: argparse.Namespace) -> int:
         for row in rows
     ]
     print("Multiply-adds at LXMERT's base size, 20 word pieces, 36 boxes, one question.")
-    print("reference: every output; answer: what runs for the answer. The paper: -17.54 % for 9-5-5 with p = 1.")
+    print(
+        "reference: every output; answer: what runs for the answer. The paper: -17.54 % for 9-5-5 with p = 1."
+    )
     _print_table(shown, False)
     return 0
 

@@ -68,7 +68,9 @@ def count(module: nn.Module, *inputs: Tensor) -> Count:
             f"one of {', '.join(uncounted)} multiplies matrices unseen. Use torch's own operators in "
             "evaluation, or give fvcore a count for it in suite/flops.py."
         )
-    return Count(sum(by_operator.values()), dict(sorted(by_operator.items())), dict(sorted(uncounted.items())))
+    return Count(
+        sum(by_operator.values()), dict(sorted(by_operator.items())), dict(sorted(uncounted.items()))
+    )
 
 
 def count_reference(model: LxmertForQuestionAnswering, words: int, regions: int) -> Count:

@@ -155,7 +155,9 @@ def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...
 def check_folder(path: Path) -> None:
     """Raises UserError where the run folder cannot hold records."""
     if "://" in str(path):
-        raise UserError(f"{path} is an object store. Give --runs a folder on a file system that all nodes see.")
+        raise UserError(
+            f"{path} is an object store. Give --runs a folder on a file system that all nodes see."
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".probe"

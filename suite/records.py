@@ -77,7 +77,9 @@ class CellFolder:
         (self.path / "failure.json").unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
 
-    def append(self, name: Literal["metrics", "sites", "segments"], lines: Iterable[Mapping[str, Any]]) -> None:
+    def append(
+        self, name: Literal["metrics", "sites", "segments"], lines: Iterable[Mapping[str, Any]]
+    ) -> None:
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(_dumps(line) + "\n" for line in lines)
 
@@ -121,7 +123,9 @@ class StudyFolder:
         """
         path = self.path / "study.json"
         if not path.exists():
-            raise RecordError(f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs.")
+            raise RecordError(
+                f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs."
+            )
         return read_json(path)
 
     def write_study(self, study: Mapping[str, Any]) -> None:
@@ -141,18 +145,22 @@ def load_cells(path: Path | str) -> pd.DataFrame:
     None), folder. What a cell does not have yet is None.
     """
     folder = StudyFolder(path)
+    study = folder.study()
+    stale: set[str] = set()
     rows = []
-    for entry in folder.study()["cells"]:
+    for entry in study["cells"]:
         record = folder.cell(entry["id"])
-        cell, result, failure = entry["cell"], record.result(), record.failure()
-        state = record.state
-        made_by = record.config()["code"]["engine"] if state == "finished" else None
+        cell, result, failure, state = entry["cell"], record.result(), record.failure(), record.state
+        if state == "finished" and record.config()["code"]["engine"] != study["engine"]:
+            stale.add(entry["id"])
+        if entry["start"] in stale:
+            stale.add(entry["id"])
         rows.append(
             {
                 "id": entry["id"],
                 "role": entry["role"],
                 "state": state,
-                "stale": made_by is not None and made_by != folder.study()["engine"],
+                "stale": entry["id"] in stale,
                 "variant": cell["variant"],
                 "arguments": cell["arguments"],
                 "layers": tuple(cell["layers"]),
@@ -167,7 +175,8 @@ def load_cells(path: Path | str) -> pd.DataFrame:
                 **{name: result[name] if result else None for name in _RESULT_COLUMNS},
             }
         )
-    return pd.DataFrame(rows)
+    # As objects: pandas would turn the None of a cell that has no number yet into NaN.
+    return pd.DataFrame(rows, dtype=object)
 
 
 _RESULT_COLUMNS = ("accuracy", "macs", "macs_reference", "uncounted_operators", "parameters", "seconds")
@@ -178,9 +187,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes under a temporary name and renames, so that no reader sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

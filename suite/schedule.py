@@ -16,6 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Ray reads these when it is imported. Ctrl-C ends the launch at once: its cells continue from their
+# checkpoints next time, and Tune's own state is never used.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+
 from suite.config import Cell, Placement, from_plain, to_plain
 from suite.errors import UserError
 from suite.plan import Job, Workplace
@@ -80,7 +89,9 @@ def check_room(placement: Placement, nodes: Sequence[dict[str, float]]) -> int:
             room = min(room, int(node.get("GPU", 0) * per_gpu))
         slots += int(room)
     if slots == 0:
-        most = ", ".join(f"{max((node.get(kind, 0) for node in nodes), default=0):g} {kind}s" for kind in ("CPU", "GPU"))
+        most = ", ".join(
+            f"{max((node.get(kind, 0) for node in nodes), default=0):g} {kind}s" for kind in ("CPU", "GPU")
+        )
         raise UserError(
             f"A cell needs {placement.threads} CPUs and {placement.gpus:g} GPUs on one node; the largest node "
             f"has {most}. Lower --threads or --gpus-per-cell, or start a node that has them."
@@ -91,14 +102,6 @@ def check_room(placement: Placement, nodes: Sequence[dict[str, float]]) -> int:
 @contextmanager
 def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
     """Ray, quiet; yields the resources of each live node. Nothing that it started is left behind."""
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ["RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS"] = "0"
-    # Ctrl-C ends the launch at once; the cells continue from their checkpoints next time.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    import ray
-
     here = {} if cluster.address else {"num_cpus": cluster.cpus or os.cpu_count(), "num_gpus": cluster.gpus}
     try:
         ray.init(
@@ -120,66 +123,68 @@ def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
 
 
 def _fit(jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:
-    from ray import tune
-
     logging.getLogger("ray").setLevel(logging.ERROR)
     scratch = Path(workplace.study).resolve() / f".ray-{os.getpid()}"
     placement = workplace.placement
-    tuner = tune.Tuner(
-        tune.with_resources(_trial, {"CPU": placement.threads, "GPU": placement.gpus}),
-        param_space={
-            "job": tune.grid_search([_job_to_plain(job) for job in jobs]),
-            "workplace": dataclasses.asdict(workplace),
-        },
-        tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=str(scratch),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[_follow(display, {job.id: job for job in jobs}, StudyFolder(workplace.study))],
-        ),
-    )
     try:
-        tuner.fit()
+        tune.Tuner(
+            tune.with_resources(_trial, {"CPU": placement.threads, "GPU": placement.gpus}),
+            param_space={
+                "job": tune.grid_search([_job_to_plain(job) for job in jobs]),
+                "workplace": dataclasses.asdict(workplace),
+            },
+            tune_config=tune.TuneConfig(
+                reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(scratch),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                callbacks=[_Follow(display, jobs, StudyFolder(workplace.study))],
+            ),
+        ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _trial(config: dict[str, Any]) -> None:
     """One cell in a Ray worker."""
-    from ray import tune
-
     job, workplace = _job_from_plain(config["job"]), _workplace_from_plain(config["workplace"])
     run_cell(job, workplace, lambda progress: tune.report(dataclasses.asdict(progress)))
 
 
-def _follow(display: Display, jobs: dict[str, Job], folder: StudyFolder) -> Any:
-    """A Tune callback that shows what the trials do."""
-    from ray import tune
+class _Follow(tune.Callback):
+    """Shows what the trials do."""
 
-    class Follow(tune.Callback):
-        def on_trial_start(self, iteration, trials, trial, **info):
-            display.started(jobs[trial.config["job"]["id"]])
+    def __init__(self, display: Display, jobs: Sequence[Job], folder: StudyFolder) -> None:
+        self.display, self.folder = display, folder
+        self.jobs = {job.id: job for job in jobs}
 
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            names = {field.name for field in dataclasses.fields(Progress)}
-            if names <= set(result):
-                display.evaluated(
-                    jobs[trial.config["job"]["id"]], Progress(**{name: result[name] for name in names})
-                )
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore that we never ask for.
+        return {}
 
-        def on_trial_complete(self, iteration, trials, trial, **info):
-            self._ended(trial)
+    def on_trial_start(self, iteration, trials, trial, **info):
+        self.display.started(self._job(trial))
 
-        def on_trial_error(self, iteration, trials, trial, **info):
-            self._ended(trial)
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        names = [field.name for field in dataclasses.fields(Progress)]
+        if all(name in result for name in names):
+            self.display.evaluated(self._job(trial), Progress(**{name: result[name] for name in names}))
 
-        def _ended(self, trial):
-            job = jobs[trial.config["job"]["id"]]
-            display.ended(job, folder.cell(job.id).state)
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        self._ended(trial)
 
-    return Follow()
+    def on_trial_error(self, iteration, trials, trial, **info):
+        self._ended(trial)
+
+    def _ended(self, trial):
+        job = self._job(trial)
+        self.display.ended(job, self.folder.cell(job.id).state)
+
+    def _job(self, trial) -> Job:
+        return self.jobs[trial.config["job"]["id"]]
 
 
 def _job_to_plain(job: Job) -> dict[str, Any]:

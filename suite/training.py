@@ -182,7 +182,7 @@ def load_start(model: LxmertForQuestionAnswering, start: CellFolder) -> dict[str
     )  # fmt: skip
     shaped = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
     new = [name for name in own if name not in shaped]
-    wrong = [name for name in new if not (_is_variants(name) or _is_deeper(name, depth))]
+    wrong = [name for name in new if not (is_variants_own(name) or _is_deeper(name, depth))]
     if wrong:
         raise UserError(
             f"{len(wrong)} of the model's {len(own)} tensors are not in the start {start.id} or have another "
@@ -197,7 +197,7 @@ def load_start(model: LxmertForQuestionAnswering, start: CellFolder) -> dict[str
     }
 
 
-def _is_variants(name: str) -> bool:
+def is_variants_own(name: str) -> bool:
     return ".weights." in name or name.startswith("lxmert.encoder.depth.")
 
 
@@ -240,7 +240,7 @@ def train_step(
     (loss + penalty(model)).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), cell.protocol.clip)
     optimiser.step()
-    for weights in _varied(model):
+    for weights in varied(model):
         weights.project()
     return loss.detach()
 
@@ -252,10 +252,10 @@ def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def penalty(model: LxmertForQuestionAnswering) -> Tensor | float:
     """The sum of what the attention sites add to the loss."""
-    return sum((weights.penalty() for weights in _varied(model)), start=0.0)
+    return sum((weights.penalty() for weights in varied(model)), start=0.0)
 
 
-def _varied(model: LxmertForQuestionAnswering) -> Iterator[Weights]:
+def varied(model: LxmertForQuestionAnswering) -> Iterator[Weights]:
     return (module for module in model.modules() if isinstance(module, Weights))
 
 
@@ -324,7 +324,10 @@ def _site_lines(
         dataset.batch(dataset.rows(cell.validation)[:PROBED_QUESTIONS]), next(model.parameters()).device
     )  # fmt: skip
     learned = {f"{site.stack}.{site.index}.{site.queries}-{site.keys}": w for site, w in model.sites()}
-    present = {"words": inputs["word_mask"], "boxes": torch.ones_like(inputs["boxes"][..., 0], dtype=torch.bool)}
+    present = {
+        "words": inputs["word_mask"],
+        "boxes": torch.ones_like(inputs["boxes"][..., 0], dtype=torch.bool),
+    }
     lines = []
     for name, weights in model.outputs(**inputs).attention.items():
         stack, index, direction = name.split(".")
@@ -332,7 +335,7 @@ def _site_lines(
         pairs = (present[queries][:, None, :, None] & present[keys][:, None, None, :]).expand_as(weights)
         attended = ((weights != 0) & pairs).sum((0, 2, 3)) / pairs.sum((0, 2, 3))
         site = learned.get(name) or learned[f"{stack}.{index}.both-both"]
-        stats = {key: value for part in _varied(site) for key, value in part.stats().items()}
+        stats = {key: value for part in varied(site) for key, value in part.stats().items()}
         lines.append(
             {"step": step, "site": name, "stack": stack, "queries": queries, "keys": keys}
             | {"index": int(index), "density": attended.tolist()}

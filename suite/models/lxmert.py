@@ -9,6 +9,7 @@ Shapes: B questions, W words, R regions, F features of a region, N width, H head
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -279,7 +280,8 @@ class AnswerHead(nn.Module):
 class LxmertForQuestionAnswering(nn.Module):
     """Question and regions in, one logit per answer out.
 
-    Weights are drawn from the global torch generator: normal with deviation 0.02, biases zero.
+    Weights are drawn from the global torch generator: normal with LXMERT's deviation of 0.02 at its width of
+    768, and the same share of 1 / sqrt(width) at others, so that narrow models learn too; biases are zero.
     """
 
     def __init__(self, config: LxmertConfig, variant: Variant) -> None:
@@ -343,9 +345,10 @@ class LxmertForQuestionAnswering(nn.Module):
         )
 
     def _initialise(self) -> None:
+        deviation = 0.02 * math.sqrt(768 / self.config.width)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=deviation)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.Embedding):

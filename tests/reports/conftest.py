@@ -61,7 +61,7 @@ STALE = "layerdrop-s0"
 
 def result_of(cell: Cell, accuracy: float, number: int) -> dict:
     reference = (
-        11_000_000 * sum(cell.layers) * (cell.layers[0] - cell.arguments.get("p", 0)) // cell.layers[0]
+        11_000_000 * sum(cell.layers) * (cell.layers[0] - int(cell.arguments.get("p", 0))) // cell.layers[0]
     )
     return {
         "accuracy": {"validation": accuracy + 0.5, "test": accuracy},
@@ -186,7 +186,7 @@ def line_of(site: tuple[str, str, str, int], step: int, cell: Cell, noise: rando
     if "span" in cell.variant:
         line["span"] = [max(0.0, 300 - 120 * share * (1 + index / 4) + noise.gauss(0, 10)) for _ in heads]
     if "entmax" in cell.variant:
-        line["alpha"] = [1.5 + 0.1 * share * (index - 3 + 0.5 * (head - 1)) for head in heads]
+        line["alpha"] = [1.5 + 0.06 * share * (index - 3 + 0.5 * (head - 1)) for head in heads]
     return line
 
 

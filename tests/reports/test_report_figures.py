@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reports import figures
@@ -15,7 +16,7 @@ def test_curves_have_a_line_per_row_with_the_recorded_numbers(study_folder: Path
     figure = figures.curves(build_report(study_folder))
     assert figure is not None
     accuracy, loss = figure.axes
-    lines = {line.get_label(): line for line in accuracy.lines if not line.get_label().startswith("_")}
+    lines = {name: line for line in accuracy.lines if not (name := str(line.get_label())).startswith("_")}
     assert list(lines) == [
         "softmax, 9-5-5",
         "adaptive attention span, 9-5-5",
@@ -28,13 +29,22 @@ def test_curves_have_a_line_per_row_with_the_recorded_numbers(study_folder: Path
     ]
     recorded = CellFolder(study_folder / "span-s0").metrics()
     span = lines["adaptive attention span, 9-5-5"]
-    assert list(span.get_xdata()) == list(recorded["step"])
-    assert list(span.get_ydata()) == list(recorded["accuracy"])
+    assert list(np.asarray(span.get_xdata())) == list(recorded["step"])
+    assert list(np.asarray(span.get_ydata())) == list(recorded["accuracy"])
     seeds = [CellFolder(study_folder / f"softmax-s{seed}").metrics()["loss"] for seed in (0, 1)]
     mean = next(line for line in loss.lines if line.get_label() == "softmax, 9-5-5")
-    assert list(mean.get_ydata()) == pytest.approx(list((seeds[0] + seeds[1]) / 2))
-    looks = {(line.get_color(), str(line.get_linestyle()), line._dash_pattern[0]) for line in lines.values()}
+    assert list(np.asarray(mean.get_ydata())) == pytest.approx(list((seeds[0] + seeds[1]) / 2))
+    looks = {(line.get_color(), str(line.properties()["linestyle"])) for line in lines.values()}
     assert len(looks) == len(lines)
+
+
+def test_means_stop_where_a_seed_stopped(study_folder: Path) -> None:
+    CellFolder(study_folder / "softmax-s1").cut_back(200)
+    figure = figures.curves(build_report(study_folder))
+    assert figure is not None
+    lines = {str(line.get_label()): list(np.asarray(line.get_xdata())) for line in figure.axes[0].lines}
+    assert lines["softmax, 9-5-5"] == [50, 100, 150, 200]
+    assert 600 in lines["_child0"], "the other seed's own line goes on"
 
 
 def test_accuracies_name_every_row_and_floor(study_folder: Path) -> None:
@@ -82,4 +92,6 @@ def test_no_panel_overlaps_the_legend(study_folder: Path) -> None:
         assert figure is not None
         legend = figure.legends[0].get_window_extent()
         assert all(axes.get_tightbbox().y0 >= legend.y1 for axes in figure.axes)
-        assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1 and legend.y0 >= 0
+        assert legend.x0 >= 0
+        assert legend.x1 <= figure.bbox.x1
+        assert legend.y0 >= 0

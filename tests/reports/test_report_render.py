@@ -67,13 +67,15 @@ def test_csv_has_one_line_per_table_row_and_floor(report: Report) -> None:
     lines = read_csv(report)
     assert len(lines) == 9 + 3 + 2 + 2
     assert all(None not in line and set(line) == set(CSV_COLUMNS) and line["state"] for line in lines)
-    assert float(lines[5]["published_test_dev"]) == 72.42 and lines[2]["published_test_std"] == ""
+    assert float(lines[5]["published_test_dev"]) == 72.42
+    assert lines[2]["published_test_std"] == ""
 
 
 def test_markdown_shows_the_records_rounded(report: Report) -> None:
     cells = read_markdown(markdown(report))
     rows = [row for block in report.blocks for row in block.rows]
-    assert len(cells) == len(rows) and all(len(line) == 11 for line in cells)
+    assert len(cells) == len(rows)
+    assert all(len(line) == 11 for line in cells)
     for line, row in zip(cells, rows, strict=True):
         assert line[0].startswith(row.label)
         if row.published:
@@ -107,7 +109,8 @@ def test_styles_are_only_for_terminals(report: Report) -> None:
 
 
 def test_published_and_measured_columns_have_different_names(report: Report) -> None:
-    assert "| paper: test-dev |" in markdown(report) and "| ours: test |" in markdown(report)
+    assert "| paper: test-dev |" in markdown(report)
+    assert "| ours: test |" in markdown(report)
     assert "\\multicolumn{3}{c}{paper} & \\multicolumn{7}{c}{ours}" in latex(report)
 
 
@@ -116,7 +119,9 @@ def test_marks_and_floors_are_below(report: Report, render: Callable[..., str]) 
     text = " ".join((render(report, 200) if render is terminal else render(report)).split())
     dagger = "\\textdagger{}" if render is latex else "†"
     assert re.search(rf"span and entmax, 9-5-5 .{{0,12}}{re.escape(dagger)}", text)
-    assert "67.00" in text and "66.80" in text and "has not learned to look" in text
+    assert "67.00" in text
+    assert "66.80" in text
+    assert "has not learned to look" in text
 
 
 def test_an_error_is_shown_as_text(report: Report) -> None:
@@ -137,14 +142,16 @@ def test_latex_leaves_no_special_character() -> None:
     escaped = escape_latex(HOSTILE + " 中")
     commands = r"\\textbackslash\{\}|\\text[a-z]+\{\}|\{\\char\d+\}|\{[\[\]*]\}|\\[{}$&#%_]"
     assert not re.search(r"[\\{}$&#%_~^<>|\"`\[\]*]", re.sub(commands, "", escaped))
-    assert escaped.isascii() and "(U+4E2D)" in escaped
+    assert escaped.isascii()
+    assert "(U+4E2D)" in escaped
 
 
 def test_latex_rows_have_as_many_cells_as_the_table_has_columns(report: Report) -> None:
     text = latex(report)
     for body in re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL):
         for line in body.strip().splitlines():
-            assert len(re.findall(r"(?<!\\)&", line)) == 10 and line.endswith(" \\\\")
+            assert len(re.findall(r"(?<!\\)&", line)) == 10
+            assert line.endswith(" \\\\")
     bare = re.sub(r"\\[{}\\]", "", text)
     assert bare.count("{") == bare.count("}")
 

@@ -43,7 +43,8 @@ def test_published_rows_are_the_papers_in_its_order() -> None:
 
 def test_published_differences_are_against_the_softmax_row() -> None:
     rows = {entry.key: entry.difference for table in load_paper().tables for entry in table.rows}
-    assert rows["span-9-5-5"] == -0.8 and rows["softmax-9-5-5"] == 0.0
+    assert rows["span-9-5-5"] == -0.8
+    assert rows["softmax-9-5-5"] == 0.0
 
 
 def test_every_cell_meets_its_published_row(study_folder: Path) -> None:
@@ -63,7 +64,8 @@ def test_every_cell_meets_its_published_row(study_folder: Path) -> None:
 def test_numbers_are_means_over_seeds(study_folder: Path) -> None:
     softmax = row(build_report(study_folder), "softmax-s0")
     results = [StudyFolder(study_folder).cell(f"softmax-s{seed}").result() or {} for seed in (0, 1)]
-    assert softmax.finished == 2 and softmax.measured is not None
+    assert softmax.finished == 2
+    assert softmax.measured is not None
     assert softmax.measured.accuracy == pytest.approx(sum(one["accuracy"]["test"] for one in results) / 2)
     assert softmax.measured.seconds == pytest.approx(sum(one["seconds"] for one in results) / 2)
     assert softmax.measured.macs_reference == results[0]["macs_reference"]
@@ -72,10 +74,12 @@ def test_numbers_are_means_over_seeds(study_folder: Path) -> None:
 def test_differences_and_changes_are_against_the_softmax_row(study_folder: Path) -> None:
     report = build_report(study_folder)
     layerdrop, softmax = row(report, "layerdrop-s0"), row(report, "softmax-s0")
-    assert layerdrop.measured and softmax.measured
+    assert layerdrop.measured
+    assert softmax.measured
     assert layerdrop.difference == pytest.approx(89.75 - (92.123456 + 93.654321) / 2)
     assert layerdrop.macs_change == pytest.approx(-100 / 9, abs=1e-4)
-    assert softmax.difference == 0 and softmax.macs_change == 0
+    assert softmax.difference == 0
+    assert softmax.macs_change == 0
 
 
 @pytest.mark.parametrize("cell", ["entmax-s0", "layerdrop-deep-s0", "default-deep-s0"])
@@ -95,7 +99,8 @@ def test_seeds_that_did_not_finish_are_counted(study_folder: Path) -> None:
     (study_folder / "softmax-s1" / "result.json").unlink()
     softmax = row(build_report(study_folder), "softmax-s0")
     assert (softmax.finished, len(softmax.cells), softmax.state) == (1, 2, "finished")
-    assert softmax.measured and softmax.measured.accuracy == 92.123456
+    assert softmax.measured
+    assert softmax.measured.accuracy == 92.123456
     assert "1 of 2 seeds started: softmax-s1." in softmax.notes
 
 
@@ -117,7 +122,8 @@ def test_equal_methods_with_other_settings_are_not_averaged(study_folder: Path) 
     report = build_report(study_folder)
     assert [cell.id for cell in row(report, "softmax-s0").cells] == ["softmax-s0"]
     other = row(report, "softmax-s1")
-    assert other.published is None and any("learning_rate 0.5 (there 0.0001)" in note for note in other.notes)
+    assert other.published is None
+    assert any("learning_rate 0.5 (there 0.0001)" in note for note in other.notes)
 
 
 def test_a_scaled_down_study_compares_with_its_own_softmax(make_study: MakeStudy) -> None:
@@ -130,7 +136,8 @@ def test_without_a_finished_softmax_no_difference_is_given(study_folder: Path) -
     for seed in (0, 1):
         (study_folder / f"softmax-s{seed}" / "result.json").unlink()
     report = build_report(study_folder)
-    assert row(report, "span-s0").difference is None and "is started" in report.reference
+    assert row(report, "span-s0").difference is None
+    assert "is started" in report.reference
 
 
 def test_stale_and_blind_rows_are_marked(study_folder: Path) -> None:
