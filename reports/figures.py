@@ -118,9 +118,7 @@ def curves(report: Report) -> Figure | None:
                     for seed in seeds:
                         axes.plot(seed["step"], seed[name], color=colour, linewidth=0.5, alpha=0.4)
                 mean = _mean(seeds)
-                (line,) = axes.plot(
-                    mean.index, mean[name], color=colour, linestyle=dash, label=_legend_text(row)
-                )
+                (line,) = axes.plot(mean.index, mean[name], color=colour, linestyle=dash, label=_legend_text(row))
             handles.append(line)
         figure.suptitle(f"{plain(report.dataset)}: validation over training")
         accuracy.set_ylabel("accuracy (%)")
@@ -175,9 +173,7 @@ def _draw_row(axes: Axes, place: int, row: Row, middle: float) -> None:
     """One row of the accuracy figure, ``place`` rows from the top."""
     if row.measured is None:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        axes.text(
-            middle, place, row.state, ha="center", va="center", style="italic", color="#555555", bbox=box
-        )
+        axes.text(middle, place, row.state, ha="center", va="center", style="italic", color="#555555", bbox=box)
         return
     colour = NOT_LOOKED if row.looked is False else COLOURS[1]
     if len(row.measured.accuracies) > 1:
@@ -197,9 +193,7 @@ def learned_columns(report: Report) -> list[tuple[Row, CellRecord, str]]:
         for cell in row.cells:
             sites = CellFolder(cell.folder).sites()
             if len(sites):
-                found += [
-                    (row, cell, name) for name in sites.columns if _is_learned(name, sites[name].dropna())
-                ]
+                found += [(row, cell, name) for name in sites.columns if _is_learned(name, sites[name].dropna())]
                 break
     return found
 

@@ -84,16 +84,13 @@ def lay_out(report: Report) -> Layout:
     tables = []
     for block in report.blocks:
         rows = tuple(
-            (_marked_label(row, marks), *_published(row), *_measured(row, macs, parameters))
-            for row in block.rows
+            (_marked_label(row, marks), *_published(row), *_measured(row, macs, parameters)) for row in block.rows
         )
         used = {note for row in block.rows for note in row.notes}
         notes = [Note(mark, plain(text)) for text, mark in marks.items() if text in used]
         if any(row.looked is False for row in block.rows):
             notes.append(
-                Note(
-                    DAGGER, f"Below {report.looked:g} % on {plain(report.dataset)}: has not learned to look."
-                )
+                Note(DAGGER, f"Below {report.looked:g} % on {plain(report.dataset)}: has not learned to look.")
             )
         tables.append(TextTable(block.title, rows, tuple(notes)))
     return Layout(plain(report.heading), columns, tuple(tables), _floors(report), _remarks(report))
@@ -102,9 +99,7 @@ def lay_out(report: Report) -> Layout:
 def plain(text: str) -> str:
     """One line without control and formatting characters (terminal escapes, bidirectional overrides)."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    kept = "".join(
-        " " if unicodedata.category(character).startswith("C") else character for character in text
-    )
+    kept = "".join(" " if unicodedata.category(character).startswith("C") else character for character in text)
     return " ".join(kept.split())
 
 
@@ -157,9 +152,7 @@ def _measured(row: Row, macs: Unit, parameters: Unit) -> tuple[str, ...]:
 def _unit(numbers: Sequence[float]) -> Unit:
     """One unit and one precision for a column, so that its rows can be compared at a glance."""
     largest = max(numbers, default=0.0)
-    name, scale = next(
-        ((name, scale) for name, scale in (("G", 1e9), ("M", 1e6)) if largest >= scale), ("k", 1e3)
-    )
+    name, scale = next(((name, scale) for name, scale in (("G", 1e9), ("M", 1e6)) if largest >= scale), ("k", 1e3))
     return Unit(name, scale, decimals=3 if largest < 10 * scale else 2 if largest < 100 * scale else 1)
 
 
@@ -171,9 +164,7 @@ def _floors(report: Report) -> tuple[str, ...]:
         seeds = f"{row.finished} of {len(row.cells)} seeds" if len(row.cells) > 1 else ""
         aside = ", ".join(filter(None, [seeds, "stale" if row.stale else ""]))
         lines.append(f"Floor, {row.label}: {number}{f' ({aside})' if aside else ''}.")
-        lines += [
-            f"Floor, {cell.id} failed: {cell.failure}" for cell in row.cells if cell.failure is not None
-        ]
+        lines += [f"Floor, {cell.id} failed: {cell.failure}" for cell in row.cells if cell.failure is not None]
     return tuple(map(plain, lines))
 
 

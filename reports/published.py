@@ -43,8 +43,7 @@ class Published:
             and self.cell["variant"] == variant
             and tuple(self.cell["layers"]) == layers
             and all(
-                name in arguments and arguments[name] == value
-                for name, value in self.cell["arguments"].items()
+                name in arguments and arguments[name] == value for name, value in self.cell["arguments"].items()
             )
         )
 

@@ -81,9 +81,7 @@ def _rich_table(layout: Layout, block: TextTable, columns: Sequence[int], width:
     _, *widths = _widths(layout, columns)
     longest = max(len(row[0]) for table in layout.tables for row in table.rows)
     labels = min(width - sum(widths) - 2, longest)
-    table.add_column(
-        Text(f"\n\n{layout.columns[0].title}"), overflow="fold", width=max(labels, LABEL_WIDTH - 1)
-    )
+    table.add_column(Text(f"\n\n{layout.columns[0].title}"), overflow="fold", width=max(labels, LABEL_WIDTH - 1))
     for number, least in zip(columns[1:], widths, strict=True):
         column = layout.columns[number]
         style = "dim" if column.side == "paper" else ""

@@ -162,8 +162,7 @@ def build_report(study_folder: Path | str) -> Report:
         Block(
             table.title,
             tuple(
-                row(entry.key, entry.label, entry.label, entry, repeated.get(entry.key, ()))
-                for entry in table.rows
+                row(entry.key, entry.label, entry.label, entry, repeated.get(entry.key, ())) for entry in table.rows
             ),
         )
         for table in paper.tables
@@ -181,9 +180,7 @@ def build_report(study_folder: Path | str) -> Report:
         question_prior=study["floors"]["question_prior"],
         looked=looked,
         blocks=tuple(blocks),
-        floors=tuple(
-            row(group[0].id, _floor_label(group), _floor_label(group), None, group) for group in floors
-        ),
+        floors=tuple(row(group[0].id, _floor_label(group), _floor_label(group), None, group) for group in floors),
     )
 
 
@@ -343,11 +340,7 @@ def _short(group: Group, groups: Sequence[Group]) -> str:
     ]
     return _described(
         one,
-        [
-            name
-            for name, value in one["arguments"].items()
-            if any(rival.get(name) != value for rival in rivals)
-        ],
+        [name for name, value in one["arguments"].items() if any(rival.get(name) != value for rival in rivals)],
     )
 
 
@@ -357,9 +350,7 @@ def _described(configuration: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def _value(value: Any) -> str:
-    return (
-        f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-    )
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 def _heading(study: Mapping[str, Any], groups: Sequence[Group], paper: Paper) -> str:

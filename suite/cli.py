@@ -8,10 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from suite import registry
 from suite.errors import UserError
 from suite.records import StudyFolder, load_cells
+
+if TYPE_CHECKING:
+    from suite.config import Study
+    from suite.plan import Job, Workplace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,12 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"ablate: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("ablate: stopped. The same command continues where the cells were.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"ablate: {error.strerror}: {error.filename or 'no file named'}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ablate: stopped. The same command continues where the cells were.", file=sys.stderr)
+        return 130
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -37,8 +45,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     folder, jobs, workplace, study = _prepare(arguments)
     chosen = plan.selected(jobs, arguments.variants)
-    missing = [job for job in chosen if folder.cell(job.id).state != "finished"]
     plan.write_study(folder, study, jobs, arguments.data)
+    _stale(folder, {job.id for job in chosen}, arguments.rerun_stale)
+    missing = [job for job in chosen if folder.cell(job.id).state != "finished"]
     if missing:
         _say(f"{len(missing)} of {len(chosen)} cells to run in {folder.path}.")
         finished = len(chosen) - len(missing)
@@ -53,7 +62,18 @@ def _run(arguments: argparse.Namespace) -> int:
     return _digest_failures(folder, {job.id for job in chosen}, sys.argv[1:])
 
 
-def _prepare(arguments: argparse.Namespace):
+def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> None:
+    """Says which finished cells another engine made; with ``rerun`` sets them aside, to be trained again."""
+    cells = load_cells(folder.path)
+    stale = [cell for cell in cells[cells["stale"].astype(bool)]["id"] if cell in chosen]
+    for cell in stale if rerun else ():
+        folder.cell(cell).set_aside()
+    if stale:
+        done = "set aside, to be trained again" if rerun else "kept and marked; --rerun-stale trains them again"
+        _say(f"{len(stale)} finished cells were made by another version of the engine: {done}.")
+
+
+def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Workplace, Study]:
     """The study's folder, its jobs and where they run, with everything that can be wrong checked first."""
     from suite import plan
     from suite.config import Placement
@@ -97,13 +117,13 @@ def _status(arguments: argparse.Namespace) -> int:
     cells = load_cells(folder.path)
     rows = [
         {
-            "id": cell.id,
-            "role": cell.role,
-            "layers": "-".join(map(str, cell.layers)),
-            "state": f"{cell.state} (stale)" if cell.stale else cell.state,
-            "step": f"{_last_step(folder, cell.id)}/{cell.steps}",
+            "id": cell["id"],
+            "role": cell["role"],
+            "layers": "-".join(map(str, cell["layers"])),
+            "state": f"{cell['state']} (stale)" if cell["stale"] else cell["state"],
+            "step": f"{_last_step(folder, cell['id'])}/{cell['steps']}",
         }
-        for cell in cells.itertuples()
+        for cell in cells.to_dict("records")
     ]
     _print_table(rows, arguments.json)
     _digest_failures(folder, set(cells["id"]), ["run", arguments.study])
@@ -122,8 +142,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _build_report(folder: StudyFolder) -> str:
     texts = [
-        registry.find("report", name)(folder.path, folder.path / "report")
-        for name in registry.names("report")
+        registry.find("report", name)(folder.path, folder.path / "report") for name in registry.names("report")
     ]
     return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
 
@@ -165,9 +184,7 @@ def _flops(arguments: argparse.Namespace) -> int:
         for row in rows
     ]
     print("Multiply-adds at LXMERT's base size, 20 word pieces, 36 boxes, one question.")
-    print(
-        "reference: every output; answer: what runs for the answer. The paper: -17.54 % for 9-5-5 with p = 1."
-    )
+    print("reference: every output; answer: what runs for the answer. The paper: -17.54 % for 9-5-5 with p = 1.")
     _print_table(shown, False)
     return 0
 
@@ -231,13 +248,16 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
     grid.add_argument("--variants", type=_names, metavar="NAME,NAME", help="only these, new ones included")
     grid.add_argument("--threads", type=int, default=1, help="CPU threads per cell (1)")
-    grid.add_argument("--gpus-per-cell", type=float, default=0.0, help="GPUs per cell, fractions allowed")
+    grid.add_argument(
+        "--gpus-per-cell", type=float, metavar="N", help="fractions allowed; by default 1 where there are any"
+    )
 
     run = commands.add_parser("run", parents=[grid], help="run the missing cells, then build the report")
     run.add_argument("--no-ray", action="store_true", help="one cell after another in this process")
     run.add_argument("--address", help="a Ray cluster's address, or auto")
     run.add_argument("--cpus", type=int, help="CPUs of this machine to use (all)")
     run.add_argument("--gpus", type=int, help="GPUs of this machine to use (all)")
+    run.add_argument("--rerun-stale", action="store_true", help="train cells of another engine again")
     run.set_defaults(command=_run)
 
     plan = commands.add_parser("plan", parents=[grid], help="list the cells without running any")

@@ -105,12 +105,12 @@ class Placement:
 
     threads: int = 1
     """Torch threads and Ray CPUs per cell. Sums differ in their last bits between thread counts."""
-    gpus: float = 0.0
-    """Ray GPUs per cell; fractions share one. 0 trains on the CPU."""
+    gpus: float | None = None
+    """Ray GPUs per cell; fractions share one, 0 trains on the CPU. None: one where there are any."""
 
     def __post_init__(self) -> None:
         _at_least("threads", self.threads, 1)
-        if self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
+        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
             raise UserError(f"gpus is a fraction up to 1 or a whole number; received {self.gpus!r}.")
 
 
@@ -174,7 +174,7 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise UserError(f"{name} takes names and values; received {value!r}.")
         return dict(value)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_plain(hint, value)
     return _coerce_scalar(name, hint, value)
 

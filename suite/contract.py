@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,9 +99,7 @@ def gradients_are_finite(variant: Variant) -> None:
     loss = answer_loss(model(**_inputs(), generator=torch.Generator().manual_seed(0)), targets)
     (loss + penalty(model)).backward()
     for name, weight in model.named_parameters():
-        _expect(
-            weight.grad is None or weight.grad.isfinite().all(), f"{name} has a gradient that is not finite"
-        )
+        _expect(weight.grad is None or weight.grad.isfinite().all(), f"{name} has a gradient that is not finite")
     reached = {type(part) for part in varied(model) if all(w.grad is not None for w in part.parameters())}
     for part in varied(model):
         _expect(type(part) in reached, f"{type(part).__name__} has parameters that no gradient reaches")
@@ -140,9 +139,7 @@ def statistics_are_plain(variant: Variant) -> None:
         for name, value in part.stats().items():
             numbers = value if isinstance(value, list) else [value]
             _expect(all(isinstance(x, int | float) for x in numbers), f"{name} holds {value!r}")
-            _expect(
-                len(numbers) in (1, SIZE.heads), f"{name} has {len(numbers)} numbers for {SIZE.heads} heads"
-            )
+            _expect(len(numbers) in (1, SIZE.heads), f"{name} has {len(numbers)} numbers for {SIZE.heads} heads")
 
 
 def multiply_adds_are_counted(variant: Variant) -> None:
@@ -171,7 +168,7 @@ def _model(variant: Variant) -> LxmertForQuestionAnswering:
     return LxmertForQuestionAnswering(SIZE, variant).eval().requires_grad_(True)
 
 
-def _inputs() -> dict[str, Tensor]:
+def _inputs() -> dict[str, Any]:
     """Questions of every length, the last without padding, and pictures that lack a region."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.linspace(2, WORDS, QUESTIONS).long()
@@ -203,9 +200,7 @@ def _attention(variant: Variant) -> list[tuple[str, Tensor, Tensor, bool]]:
                 mask = torch.rand(QUESTIONS, 1, 1, WORDS, generator=generator) < 0.6
                 mask[0], mask[1] = False, True
                 made = _made(weights, scores, mask, positions)
-                found.append(
-                    (f"{site.stack}.{site.index} at scores of {scale}", made, mask, weights.normalised)
-                )
+                found.append((f"{site.stack}.{site.index} at scores of {scale}", made, mask, weights.normalised))
     return found
 
 
@@ -228,6 +223,4 @@ def _close(one: Tensor, other: Tensor, what: str) -> None:
 
 def _expect(kept: object, otherwise: str) -> None:
     if not kept:
-        raise BrokenPromise(
-            f"Expected: every variant keeps its promises. Received: {otherwise}. Mend the variant."
-        )
+        raise BrokenPromise(f"Expected: every variant keeps its promises. Received: {otherwise}. Mend the variant.")

@@ -68,9 +68,7 @@ def count(module: nn.Module, *inputs: Tensor) -> Count:
             f"one of {', '.join(uncounted)} multiplies matrices unseen. Use torch's own operators in "
             "evaluation, or give fvcore a count for it in suite/flops.py."
         )
-    return Count(
-        sum(by_operator.values()), dict(sorted(by_operator.items())), dict(sorted(uncounted.items()))
-    )
+    return Count(sum(by_operator.values()), dict(sorted(by_operator.items())), dict(sorted(uncounted.items())))
 
 
 def count_reference(model: LxmertForQuestionAnswering, words: int, regions: int) -> Count:
@@ -90,8 +88,8 @@ class _EveryOutput(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model.outputs(*inputs)
+    def forward(self, words: Tensor, regions: Tensor, boxes: Tensor, word_mask: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model.outputs(words, regions, boxes, word_mask)
         return outputs.logits, outputs.words, outputs.regions, *outputs.attention.values()
 
 

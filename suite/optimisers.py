@@ -29,12 +29,10 @@ class Lamb(torch.optim.Optimizer):
         epsilon: float = 1e-6,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(
-            parameters, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay}
-        )
+        super().__init__(parameters, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
@@ -51,7 +49,7 @@ class Lamb(torch.optim.Optimizer):
 
     def _update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         first, second = group["betas"]
-        gradients = [weight.grad for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         steps = [self.state[weight]["step"] for weight in weights]
         means = [self.state[weight]["mean"] for weight in weights]
         squares = [self.state[weight]["square"] for weight in weights]
@@ -91,7 +89,7 @@ class Lookahead(torch.optim.Optimizer):
         return [weight for group in self.param_groups for weight in group["params"]]
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.inner.step()
         self.steps += 1
         if self.steps % self.period == 0:

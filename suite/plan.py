@@ -133,8 +133,7 @@ def write_study(folder: StudyFolder, study: Study, jobs: Iterable[Job], data: Pa
                 "looked": study.looked,
             },
             "cells": [
-                {"id": job.id, "role": job.role, "start": job.start, "cell": to_plain(job.cell)}
-                for job in jobs
+                {"id": job.id, "role": job.role, "start": job.start, "cell": to_plain(job.cell)} for job in jobs
             ],
         }
     )
@@ -155,9 +154,7 @@ def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...
 def check_folder(path: Path) -> None:
     """Raises UserError where the run folder cannot hold records."""
     if "://" in str(path):
-        raise UserError(
-            f"{path} is an object store. Give --runs a folder on a file system that all nodes see."
-        )
+        raise UserError(f"{path} is an object store. Give --runs a folder on a file system that all nodes see.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".probe"

@@ -32,9 +32,7 @@ class Display:
         self.running: dict[str, _Running] = {}
         self.total, self.done = len(jobs) + finished, finished
         self.slots = slots
-        self.live = Live(
-            get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True
-        )
+        self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:

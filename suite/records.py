@@ -37,10 +37,11 @@ class CellFolder:
 
     @property
     def state(self) -> State:
-        for name, state in (("result", "finished"), ("failure", "failed"), ("config", "started")):
-            if (self.path / f"{name}.json").exists():
-                return state
-        return "missing"
+        if (self.path / "result.json").exists():
+            return "finished"
+        if (self.path / "failure.json").exists():
+            return "failed"
+        return "started" if (self.path / "config.json").exists() else "missing"
 
     @property
     def checkpoints(self) -> Path:
@@ -77,9 +78,7 @@ class CellFolder:
         (self.path / "failure.json").unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
 
-    def append(
-        self, name: Literal["metrics", "sites", "segments"], lines: Iterable[Mapping[str, Any]]
-    ) -> None:
+    def append(self, name: Literal["metrics", "sites", "segments"], lines: Iterable[Mapping[str, Any]]) -> None:
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(_dumps(line) + "\n" for line in lines)
 
@@ -103,7 +102,15 @@ class CellFolder:
         write_json(self.path / "failure.json", failure)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self.path)
+
+    def set_aside(self) -> None:
+        """Out of the study's way, under the name of the engine that made it; nothing is lost."""
+        target = self.path.parent / "stale" / f"{self.id}-{self.config()['code']['engine']}"
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(self.path, target)
 
     def _optional(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
@@ -123,9 +130,7 @@ class StudyFolder:
         """
         path = self.path / "study.json"
         if not path.exists():
-            raise RecordError(
-                f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs."
-            )
+            raise RecordError(f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs.")
         return read_json(path)
 
     def write_study(self, study: Mapping[str, Any]) -> None:

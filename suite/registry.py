@@ -40,9 +40,7 @@ def register(name: str, kind: Kind = "variant") -> Callable[[Registered], Regist
 
     def keep(thing: Registered) -> Registered:
         if name in names(kind):
-            raise UserError(
-                f"{thing} registers the {kind} '{name}', which exists already. Choose another name."
-            )
+            raise UserError(f"{thing} registers the {kind} '{name}', which exists already. Choose another name.")
         _from_plugins[kind, name] = thing
         return thing
 
@@ -88,9 +86,7 @@ def load_plugin(path: Path | str) -> None:
         if isinstance(error, UserError):
             raise
         line = _line_in(path, error)
-        raise UserError(
-            f"{path}:{line}: the plug-in does not load: {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"{path}:{line}: the plug-in does not load: {type(error).__name__}: {error}") from error
     if set(_from_plugins) == before:
         del sys.modules[module], _plugin_files[module]
         raise UserError(f'{path} registers nothing. Put @register("name") above its variant.')

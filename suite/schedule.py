@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+import torch
 from ray import tune
 
 from suite.config import Cell, Placement, from_plain, to_plain
@@ -59,7 +60,10 @@ def waves(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
-    """One cell after another in this process."""
+    """One cell after another in this process. Raises UserError for a GPU where there is none."""
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    workplace = _placed(workplace, [here])
+    check_room(workplace.placement, [here])
     with Display(jobs, finished, slots=1) as display:
         for job in (job for wave in waves(jobs) for job in wave):
             display.started(job)
@@ -73,23 +77,34 @@ def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, clust
     Raises UserError before anything starts where no node can hold a cell.
     """
     with _ray(cluster) as nodes:
+        workplace = _placed(workplace, nodes)
         slots = check_room(workplace.placement, nodes)
         with Display(jobs, finished, slots) as display:
             for wave in waves(jobs):
                 _fit(wave, workplace, display)
 
 
+def _placed(workplace: Workplace, nodes: Sequence[dict[str, float]]) -> Workplace:
+    """With GPUs per cell decided: one where any node has one and the user did not say."""
+    if workplace.placement.gpus is not None:
+        return workplace
+    gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
+    return dataclasses.replace(workplace, placement=dataclasses.replace(workplace.placement, gpus=gpus))
+
+
 def check_room(placement: Placement, nodes: Sequence[dict[str, float]]) -> int:
     """How many cells run side by side; UserError where no node can hold one."""
     slots = 0
     for node in nodes:
-        room = node.get("CPU", 0) // placement.threads
+        room = int(node.get("CPU", 0) // placement.threads)
         if placement.gpus:
-            per_gpu = int(1 / placement.gpus) if placement.gpus <= 1 else 1 / placement.gpus
-            room = min(room, int(node.get("GPU", 0) * per_gpu))
-        slots += int(room)
+            gpus = node.get("GPU", 0)
+            # A fraction has to fit on one GPU: three cells of 0.3, not three and a third.
+            fitting = gpus * int(1 / placement.gpus) if placement.gpus <= 1 else gpus // placement.gpus
+            room = min(room, int(fitting))
+        slots += room
     if slots == 0:
-        most = ", ".join(
+        most = " and ".join(
             f"{max((node.get(kind, 0) for node in nodes), default=0):g} {kind}s" for kind in ("CPU", "GPU")
         )
         raise UserError(
@@ -102,11 +117,12 @@ def check_room(placement: Placement, nodes: Sequence[dict[str, float]]) -> int:
 @contextmanager
 def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
     """Ray, quiet; yields the resources of each live node. Nothing that it started is left behind."""
-    here = {} if cluster.address else {"num_cpus": cluster.cpus or os.cpu_count(), "num_gpus": cluster.gpus}
+    here: dict[str, Any] = {}
+    if not cluster.address:
+        here = {"num_cpus": cluster.cpus or os.cpu_count(), "num_gpus": cluster.gpus, "include_dashboard": False}
     try:
         ray.init(
             address=cluster.address or "local",
-            include_dashboard=None if cluster.address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             **here,
@@ -128,14 +144,12 @@ def _fit(jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:
     placement = workplace.placement
     try:
         tune.Tuner(
-            tune.with_resources(_trial, {"CPU": placement.threads, "GPU": placement.gpus}),
+            tune.with_resources(_trial, {"CPU": placement.threads, "GPU": placement.gpus or 0}),
             param_space={
                 "job": tune.grid_search([_job_to_plain(job) for job in jobs]),
                 "workplace": dataclasses.asdict(workplace),
             },
-            tune_config=tune.TuneConfig(
-                reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id
-            ),
+            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
             run_config=tune.RunConfig(
                 name="trials",
                 storage_path=str(scratch),
@@ -196,4 +210,4 @@ def _job_from_plain(plain: dict[str, Any]) -> Job:
 
 
 def _workplace_from_plain(plain: dict[str, Any]) -> Workplace:
-    return Workplace(**plain | {"placement": Placement(**plain["placement"])})
+    return dataclasses.replace(Workplace(**plain), placement=Placement(**plain["placement"]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import sys
 import time
 import traceback
 import warnings
@@ -22,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from suite import checkpoints, flops, provenance, registry
 from suite.attention import Variant, Weights
@@ -65,6 +64,9 @@ def run_cell(job: Job, workplace: Workplace, report: Callable[[Progress], None])
     record = StudyFolder(workplace.study).cell(job.id)
     if record.state == "finished":
         return True
+    restarted = record.state != "missing" and record.config()["code"]["engine"] != provenance.engine_digest()
+    if restarted:
+        record.remove()
     record.write_config(
         {
             "id": job.id,
@@ -77,6 +79,8 @@ def run_cell(job: Job, workplace: Workplace, report: Callable[[Progress], None])
     )
     with record.log.open("a", encoding="utf-8") as log, _redirected(log):
         try:
+            if restarted:
+                print("The engine has changed since this cell began: it begins again.")
             _train_and_test(job, workplace, record, report)
         except Exception as error:
             traceback.print_exc(file=log)
@@ -92,9 +96,7 @@ def run_cell(job: Job, workplace: Workplace, report: Callable[[Progress], None])
     return True
 
 
-def _train_and_test(
-    job: Job, workplace: Workplace, record: CellFolder, report: Callable[[Progress], None]
-) -> None:
+def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: Callable[[Progress], None]) -> None:
     cell, protocol = job.cell, job.cell.protocol
     for plugin in workplace.plugins:
         registry.load_plugin(plugin)
@@ -177,7 +179,7 @@ def load_start(model: LxmertForQuestionAnswering, start: CellFolder) -> dict[str
         raise UserError(f"The start {start.id} is {start.state}. Run it first.")
     weights = checkpoints.load_model(start.checkpoints)
     own = model.state_dict()
-    depth = dict(
+    depth: dict[str, int] = dict(
         zip(("layer", "r_layers", "x_layers"), start.config()["cell"]["layers"], strict=True)
     )  # fmt: skip
     shaped = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
@@ -246,7 +248,7 @@ def train_step(
 
 
 def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of logits (B, A) against soft targets (B, A): mean, times the number of answers."""
+    """Binary cross-entropy of logits (B, A) against soft targets (B, A): the mean times A."""
     return F.binary_cross_entropy_with_logits(logits, targets) * targets.shape[1]
 
 
@@ -255,11 +257,12 @@ def penalty(model: LxmertForQuestionAnswering) -> Tensor | float:
     return sum((weights.penalty() for weights in varied(model)), start=0.0)
 
 
-def varied(model: LxmertForQuestionAnswering) -> Iterator[Weights]:
+def varied(model: nn.Module) -> Iterator[Weights]:
+    """Every Weights in ``model``, those that others wrap included."""
     return (module for module in model.modules() if isinstance(module, Weights))
 
 
-def _tensors(batch: Any, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+def _tensors(batch: Any, device: torch.device) -> tuple[dict[str, Any], Tensor]:
     names = ("words", "regions", "boxes", "word_mask")
     inputs = {name: torch.from_numpy(getattr(batch, name)).to(device) for name in names}
     return inputs, torch.from_numpy(batch.targets).to(device)
@@ -269,7 +272,7 @@ def _tensors(batch: Any, device: torch.device) -> tuple[dict[str, Tensor], Tenso
 def predict(
     model: LxmertForQuestionAnswering, dataset: DataSet, rows: np.ndarray, cell: Cell
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Rows, logits (B, A) and targets (B, A) of batches that cover ``rows``, questions of like length together."""
+    """Rows (B,), logits (B, A) and targets (B, A) of batches that cover ``rows``, like lengths together."""
     model.eval()
     device = next(model.parameters()).device
     rows = rows[np.argsort(dataset.lengths[rows], kind="stable")]
@@ -311,9 +314,7 @@ def _evaluate(
 
 
 @torch.no_grad()
-def _site_lines(
-    model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, step: int
-) -> list[dict[str, Any]]:
+def _site_lines(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, step: int) -> list[dict[str, Any]]:
     """One line per attention site and direction that runs: its statistics, one number per head.
 
     Density is the share of the keys that may be attended whose weight is not 0, on the same first
@@ -353,14 +354,12 @@ def _test(
     seconds: float,
 ) -> None:
     """Scores the test split once, keeps the answers, the final model and the result."""
-    parts = [
-        _prediction_table(dataset, *part) for part in predict(model, dataset, dataset.rows(cell.test), cell)
-    ]
+    parts = [_prediction_table(dataset, *part) for part in predict(model, dataset, dataset.rows(cell.test), cell)]
     table = pd.concat(parts).sort_index()
     table.insert(0, "question_id", dataset.questions("question_id")["question_id"])
     table.insert(1, "image_id", dataset.images("image_id")["image_id"].to_numpy()[dataset.image[table.index]])
     record.write_predictions(table)
-    validation = record.metrics()["accuracy"].iloc[-1]
+    validation = record.metrics()["accuracy"].tolist()[-1]
     lengths = dataset.lengths[dataset.rows(cell.validation)]
     model.cpu()
     answer = flops.count_answer(model, int(np.median(lengths)), dataset.information["boxes"])
@@ -368,7 +367,7 @@ def _test(
     checkpoints.save(record.checkpoints, step, model.state_dict(), None)
     record.write_result(
         {
-            "accuracy": {cell.validation: float(validation), cell.test: 100 * float(table["score"].mean())},
+            "accuracy": {cell.validation: validation, cell.test: 100 * float(np.mean(table["score"]))},
             "macs": answer.total,
             "macs_reference": reference.total,
             "uncounted_operators": reference.uncounted,
@@ -410,10 +409,8 @@ def _kind(error: Exception) -> str:
 
 
 def _where(error: Exception) -> str:
-    """File and line of the innermost frame that is not in an installed package: where a reader looks first."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename
-    ]
+    """File and line of the innermost frame outside installed packages: where a reader looks first."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 

@@ -31,7 +31,8 @@ class EntmaxWeights(Weights):
         self.a = nn.Parameter(torch.randn(heads).clamp_(-self.RANGE, self.RANGE))
 
     def forward(self, scores: Tensor, mask: Tensor | None, positions: Positions) -> Tensor:
-        alpha = self.alpha()[:, None, None]
+        # The package takes a tensor that broadcasts against the scores; its annotation says float.
+        alpha: Any = self.alpha()[:, None, None]
         if mask is None:
             return entmax_bisect(scores, alpha, n_iter=self.STEPS)
         weights = entmax_bisect(scores.masked_fill(~mask, self.MASKED), alpha, n_iter=self.STEPS)

@@ -22,9 +22,7 @@ def every_other(layers: int, p: int) -> list[int]:
     p = 1 drops the deepest layer. Raises UserError where the rule does not drop exactly p.
     """
     if not 0 <= p < layers:
-        raise UserError(
-            f"LayerDrop needs p from 0 to {layers - 1} for a stack of {layers} layers; received {p}."
-        )
+        raise UserError(f"LayerDrop needs p from 0 to {layers - 1} for a stack of {layers} layers; received {p}.")
     if p == 0:
         return list(range(layers))
     kept = [index for index in range(layers) if (index + 1) % (layers // p)]

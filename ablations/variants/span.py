@@ -80,9 +80,7 @@ class Span(Variant):
             )
 
     def weights(self, site: Site) -> Weights:
-        return SpanWeights(
-            self.inner(site), site.heads, self.limit, self.ramp, self.penalty, self.renormalise
-        )
+        return SpanWeights(self.inner(site), site.heads, self.limit, self.ramp, self.penalty, self.renormalise)
 
     def inner(self, site: Site) -> Weights:
         return SoftmaxWeights()

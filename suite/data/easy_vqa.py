@@ -5,7 +5,7 @@ that simple rules find: the shape's crop, the whole picture, its four quadrants.
 those a person would choose to tell the shapes and the colours, whatever the size and place of the shape.
 
 Splits: the official test split is `test`. The training pictures are dealt by a hash of their id, whole
-pictures at a time: 400 to `validation`, then half each to `start` (what a starting checkpoint is trained on)
+pictures at a time: 100 to `validation`, then half each to `start` (what a starting checkpoint is trained on)
 and `train`.
 """
 
@@ -29,7 +29,7 @@ PREPARATION = 1  # raise it with every change of this file or wordpieces.py that
 
 PICTURES = {"train": 4000, "test": 1000}
 QUESTIONS = {"train": 38_575, "test": 9_673}
-VALIDATION_PICTURES = 400
+VALIDATION_PICTURES = 100
 SIZE = 64
 
 SHAPES = ("circle", "rectangle", "triangle")
@@ -164,9 +164,7 @@ def _package() -> Path:
 
 def _source_files(package: Path) -> list[Path]:
     data = package / "data"
-    pictures = [
-        data / _picture_name(split, number) for split, count in PICTURES.items() for number in range(count)
-    ]
+    pictures = [data / _picture_name(split, number) for split, count in PICTURES.items() for number in range(count)]
     return [data / "answers.txt", *(data / split / "questions.json" for split in PICTURES), *pictures]
 
 
@@ -208,9 +206,7 @@ def _questions(package: Path, images: pandas.DataFrame, answers: list[str]) -> p
         path = package / "data" / official / "questions.json"
         asked = json.loads(path.read_text(encoding="utf-8"))
         if len(asked) != expected:
-            raise DataError(
-                f"expected {expected} questions in {path}, got {len(asked)}. Install easy-vqa==1.0."
-            )
+            raise DataError(f"expected {expected} questions in {path}, got {len(asked)}. Install easy-vqa==1.0.")
         of_image: Counter[str] = Counter()
         for text, answer, number in asked:
             image = f"{official}/{number}"

@@ -105,9 +105,7 @@ class DataSet:
         Raises DataError for an unknown split, and where none is named.
         """
         if not splits:
-            raise DataError(
-                f"{self.title}: expected at least one split of {_listed(self.split_names)}, got none."
-            )
+            raise DataError(f"{self.title}: expected at least one split of {_listed(self.split_names)}, got none.")
         for name in splits:
             if name not in self.split_names:
                 close = difflib.get_close_matches(name, self.split_names, n=1)
@@ -258,9 +256,7 @@ def write_dataset(
             "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
             "bytes": {file: (draft / file).stat().st_size for file in FILES},
         }
-        (draft / "dataset.json").write_text(
-            json.dumps(information, ensure_ascii=False, indent=2), encoding="utf-8"
-        )
+        (draft / "dataset.json").write_text(json.dumps(information, ensure_ascii=False, indent=2), encoding="utf-8")
         try:
             os.rename(draft, folder)
         except OSError:
@@ -296,9 +292,7 @@ def open_dataset(folder: Path) -> DataSet:
     for file, expected in sizes.items():
         path = folder / file
         if not path.is_file():
-            raise DataError(
-                f"{folder} is incomplete: {file} should have {expected} bytes, is missing. {advice}"
-            )
+            raise DataError(f"{folder} is incomplete: {file} should have {expected} bytes, is missing. {advice}")
         if (received := path.stat().st_size) != expected:
             raise DataError(
                 f"{folder} is incomplete: {file} should have {expected} bytes, has {received}. {advice}"
@@ -395,9 +389,7 @@ def _mean(array: np.ndarray, images: np.ndarray) -> np.ndarray:
 def _write_table(frame: pandas.DataFrame, key: str, types: dict[str, pyarrow.DataType], path: Path) -> None:
     missing = [column for column in (key, *types) if column not in frame.columns]
     if missing:
-        raise DataError(
-            f"{path.name} needs the columns {_listed((key, *types))}; missing: {_listed(missing)}."
-        )
+        raise DataError(f"{path.name} needs the columns {_listed((key, *types))}; missing: {_listed(missing)}.")
     twice = [value for value, count in Counter(frame[key]).items() if count > 1]
     if twice:
         raise DataError(f"{path.name}: expected each {key} once, got {twice[0]!r} more than once.")
@@ -407,9 +399,7 @@ def _write_table(frame: pandas.DataFrame, key: str, types: dict[str, pyarrow.Dat
     pyarrow.parquet.write_table(table.replace_schema_metadata(None), path, compression="zstd")
 
 
-def _write_pictures(
-    draft: Path, pictures: Iterable[tuple[np.ndarray, np.ndarray]], images: int
-) -> tuple[int, int]:
+def _write_pictures(draft: Path, pictures: Iterable[tuple[np.ndarray, np.ndarray]], images: int) -> tuple[int, int]:
     """Write regions.npy and boxes.npy piece by piece; returns R and F."""
     all_regions = all_boxes = None
     done = 0
@@ -428,9 +418,7 @@ def _write_pictures(
                 f"(n, *{all_boxes.shape[1:]}), got {regions.shape} and {boxes.shape}."
             )
         if end > images:
-            raise DataError(
-                f"expected regions of {images} pictures, as many as rows of images, got {end} or more."
-            )
+            raise DataError(f"expected regions of {images} pictures, as many as rows of images, got {end} or more.")
         if not np.isfinite(regions).all():
             raise DataError(f"pictures {done} to {end}: expected finite features, got NaN or infinity.")
         if not ((boxes >= 0) & (boxes <= 1)).all():
@@ -451,9 +439,7 @@ def _check_questions(
     questions: pandas.DataFrame, words: np.ndarray, *, images: int, answers: int, vocabulary: int
 ) -> None:
     if len(questions) == 0 or words.ndim != 2 or len(words) != len(questions):
-        raise DataError(
-            f"expected words for each of {len(questions)} (at least one) questions, got {words.shape}."
-        )
+        raise DataError(f"expected words for each of {len(questions)} (at least one) questions, got {words.shape}.")
     if words.min() < 0 or words.max() >= vocabulary:
         raise DataError(f"expected word ids from 0 to {vocabulary - 1}, got {words.min()} to {words.max()}.")
     padding = words == 0

@@ -36,9 +36,7 @@ def make_tokenizer(questions: Iterable[str], max_vocabulary: int = 30_000) -> To
             f"{len(SPECIAL) + len(pieces)}."
         )
     # dict.fromkeys: a word of one character is also a character, and keeps its first place
-    vocabulary = {
-        token: index for index, token in enumerate(dict.fromkeys((*SPECIAL, *words[:room], *pieces)))
-    }
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys((*SPECIAL, *words[:room], *pieces)))}
 
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizer

@@ -10,7 +10,9 @@ Shapes: B questions, W words, R regions, F features of a region, N width, H head
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +66,7 @@ class Embeddings(nn.Module):
     def forward(self, words: Tensor, index: Tensor) -> Tensor:
         # A question is one segment: all its words have token type 0.
         segment = self.token_type_embeddings(torch.zeros_like(index))
-        return self.dropout(
-            self.LayerNorm(self.word_embeddings(words) + self.position_embeddings(index) + segment)
-        )
+        return self.dropout(self.LayerNorm(self.word_embeddings(words) + self.position_embeddings(index) + segment))
 
 
 class RegionEmbeddings(nn.Module):
@@ -216,11 +216,12 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(layer("language", "words", i, language) for i in range(language))
         self.x_layers = nn.ModuleList(CrossLayer(config, i, cross, variant) for i in range(cross))
         self.r_layers = nn.ModuleList(layer("vision", "boxes", i, vision) for i in range(vision))
-        depths: dict[str, Depth] = {
-            stack: variant.depth(stack, layers)
-            for stack, layers in zip(("language", "vision", "cross"), config.layers, strict=True)
-        }
-        self.depth = nn.ModuleDict(depths)
+        self.depth = nn.ModuleDict(
+            {
+                stack: variant.depth(stack, layers)
+                for stack, layers in zip(("language", "vision", "cross"), config.layers, strict=True)
+            }
+        )
 
     def forward(
         self,
@@ -232,18 +233,21 @@ class Encoder(nn.Module):
         record: AttentionRecord | None,
     ) -> tuple[Tensor, Tensor]:
         regions = self.visn_fc(regions, box.boxes)
-        for index in self.depth["language"].keep(generator):
+        for index in self._keep("language", generator):
             words = self.layer[index](words, word, record)
-        for index in self.depth["vision"].keep(generator):
+        for index in self._keep("vision", generator):
             regions = self.r_layers[index](regions, box, record)
-        crossing = self.depth["cross"].keep(generator)
+        crossing = self._keep("cross", generator)
         for index in crossing:
-            layer = self.x_layers[index]
+            layer = cast(CrossLayer, self.x_layers[index])
             # The answer reads the first word: nothing looks at the regions after the last layer.
             read_again = record is not None or index != crossing[-1]
             seen = layer.regions(words, regions, word, box, record) if read_again else regions
             words, regions = layer.words(words, regions, word, box, record), seen
         return words, regions
+
+    def _keep(self, stack: str, generator: torch.Generator | None) -> Sequence[int]:
+        return cast(Depth, self.depth[stack]).keep(generator)
 
 
 class Pooler(nn.Module):
@@ -280,8 +284,8 @@ class AnswerHead(nn.Module):
 class LxmertForQuestionAnswering(nn.Module):
     """Question and regions in, one logit per answer out.
 
-    Weights are drawn from the global torch generator: normal with LXMERT's deviation of 0.02 at its width of
-    768, and the same share of 1 / sqrt(width) at others, so that narrow models learn too; biases are zero.
+    Weights are drawn from the global torch generator: normal with LXMERT's deviation of 0.02, that of linear
+    layers times sqrt(768 / width), so that a narrow model passes on as much as the base one; biases are zero.
     """
 
     def __init__(self, config: LxmertConfig, variant: Variant) -> None:
@@ -347,10 +351,10 @@ class LxmertForQuestionAnswering(nn.Module):
     def _initialise(self) -> None:
         deviation = 0.02 * math.sqrt(768 / self.config.width)
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=deviation)
             if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=deviation)
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
                 with torch.no_grad():
                     module.weight[module.padding_idx].zero_()

@@ -15,9 +15,9 @@ from suite.data.store import DataError, DataSet
 def test_counts(dataset: DataSet) -> None:
     splits = dataset.information["splits"]
     assert {split: entry["images"] for split, entry in splits.items()} == {
-        "start": 1800,
-        "train": 1800,
-        "validation": 400,
+        "start": 1950,
+        "train": 1950,
+        "validation": 100,
         "test": 1000,
     }
     assert splits["test"]["questions"] == 9673
@@ -31,9 +31,7 @@ def test_splits_share_no_image(dataset: DataSet) -> None:
     assert sum(map(len, images.values())) == len(set.union(*images.values())) == 5000
     names = dataset.images("image_id")["image_id"].to_numpy()
     assert all(name.startswith("test/") for name in names[sorted(images["test"])])
-    assert all(
-        name.startswith("train/") for name in names[sorted(set.union(*images.values()) - images["test"])]
-    )
+    assert all(name.startswith("train/") for name in names[sorted(set.union(*images.values()) - images["test"])])
 
 
 def test_every_question_has_one_answer_and_its_type(dataset: DataSet) -> None:

@@ -23,9 +23,7 @@ def test_impossible_counts_are_refused(matches: int) -> None:
 
 @given(st.integers(1, 20), st.integers(1, 8), st.randoms(use_true_random=False))
 def test_scores_are_the_targets_of_the_predictions(questions: int, answers: int, random) -> None:
-    targets = np.array(
-        [[random.random() for _ in range(answers)] for _ in range(questions)], dtype=np.float32
-    )
+    targets = np.array([[random.random() for _ in range(answers)] for _ in range(questions)], dtype=np.float32)
     predicted = np.array([random.randrange(answers) for _ in range(questions)])
     scores = prediction_scores(predicted, targets)
     assert scores.tolist() == [targets[row, answer] for row, answer in enumerate(predicted)]

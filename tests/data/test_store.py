@@ -82,9 +82,7 @@ def test_what_is_written_comes_back(small: Path) -> None:
         "test": {"questions": 2, "images": 2},
     }
     np.testing.assert_array_equal(opened.words, written["words"])
-    np.testing.assert_array_equal(
-        opened.regions, np.concatenate([regions for regions, _ in written["pictures"]])
-    )
+    np.testing.assert_array_equal(opened.regions, np.concatenate([regions for regions, _ in written["pictures"]]))
     np.testing.assert_array_equal(opened.boxes, np.concatenate([boxes for _, boxes in written["pictures"]]))
     questions = opened.questions()
     for column in ("question_id", "image", "split", "text", "question_type", "answer_type"):
@@ -105,9 +103,7 @@ def check_batch(dataset: DataSet, rows: list[int]) -> None:
     questions = dataset.questions("image", "labels", "scores").iloc[rows]
     longest = max(int((dataset.words[row] != 0).sum()) for row in rows)
     assert batch.words.shape == (len(rows), longest)
-    assert [
-        array.dtype for array in (batch.words, batch.word_mask, batch.regions, batch.boxes, batch.targets)
-    ] == [
+    assert [array.dtype for array in (batch.words, batch.word_mask, batch.regions, batch.boxes, batch.targets)] == [
         np.int64,
         np.bool_,
         np.float32,
@@ -238,9 +234,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         ("question_id", [1, 1, 2, 3, 4, 5, 6], "each question_id once, got 1"),
     ],
 )
-def test_questions_that_do_not_fit_are_refused(
-    tmp_path: Path, column: str, values: list, message: str
-) -> None:
+def test_questions_that_do_not_fit_are_refused(tmp_path: Path, column: str, values: list, message: str) -> None:
     questions = content()["questions"].assign(**{column: values})
     with pytest.raises(DataError, match=message):
         write_dataset(tmp_path / "small", **content(questions=questions))

@@ -81,9 +81,7 @@ def test_fresh_processes_and_folders_agree(dataset: DataSet, tmp_path: Path) -> 
         folder.mkdir()
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
         command = [sys.executable, "-c", code, str(tmp_path / "questions")]
-        made = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=True
-        )
+        made = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
         assert made.stdout == expected
 
 

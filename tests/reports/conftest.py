@@ -31,9 +31,7 @@ HOSTILE = "\x1b[31m[red]loss|is *NaN*\n_at_ $step$ #4 & 50% {of} <b>it</b> \\end
 def cell_of(
     variant: str, arguments: dict | None = None, layers: tuple = (9, 5, 5), seed: int = 0, **fields: Any
 ) -> Cell:
-    return dataclasses.replace(
-        ROW, variant=variant, arguments=arguments or {}, layers=layers, seed=seed, **fields
-    )
+    return dataclasses.replace(ROW, variant=variant, arguments=arguments or {}, layers=layers, seed=seed, **fields)
 
 
 CELLS: dict[str, tuple[str, Cell, float | None]] = {
@@ -60,9 +58,7 @@ STALE = "layerdrop-s0"
 
 
 def result_of(cell: Cell, accuracy: float, number: int) -> dict:
-    reference = (
-        11_000_000 * sum(cell.layers) * (cell.layers[0] - int(cell.arguments.get("p", 0))) // cell.layers[0]
-    )
+    reference = 11_000_000 * sum(cell.layers) * (cell.layers[0] - int(cell.arguments.get("p", 0))) // cell.layers[0]
     return {
         "accuracy": {"validation": accuracy + 0.5, "test": accuracy},
         "macs": reference - 123_457,

@@ -35,9 +35,7 @@ def row(report: Report, cell_id: str) -> Row:
 
 def test_published_rows_are_the_papers_in_its_order() -> None:
     tables = load_paper().tables
-    assert [
-        (entry.label, entry.test_dev, entry.test_std) for table in tables for entry in table.rows
-    ] == PAPER
+    assert [(entry.label, entry.test_dev, entry.test_std) for table in tables for entry in table.rows] == PAPER
     assert [len(table.rows) for table in tables] == [9, 3]
 
 
