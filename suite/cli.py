@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 130 for Ctrl-C."""
-    arguments = _parser().parse_args(argv)
     try:
+        words = sys.argv[1:] if argv is None else list(argv)
+        arguments = _parser().parse_args(words)
+        arguments.words = words
         for plugin in getattr(arguments, "plugin", ()):
             registry.load_plugin(plugin)
         return arguments.command(arguments)
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from suite import plan, schedule
+    from suite import plan
 
     folder, jobs, workplace, study = _prepare(arguments)
     chosen = plan.selected(jobs, arguments.variants)
@@ -49,6 +52,9 @@ def _run(arguments: argparse.Namespace) -> int:
     _stale(folder, {job.id for job in chosen}, arguments.rerun_stale)
     missing = [job for job in chosen if folder.cell(job.id).state != "finished"]
     if missing:
+        # After the checks: Ray takes seconds to import, and a mistake should be told at once.
+        from suite import schedule
+
         _say(f"{len(missing)} of {len(chosen)} cells to run in {folder.path}.")
         finished = len(chosen) - len(missing)
         if arguments.no_ray:
@@ -59,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         _say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
     print(_build_report(folder))
-    return _digest_failures(folder, {job.id for job in chosen}, sys.argv[1:])
+    return _digest_failures(folder, {job.id for job in chosen}, arguments.words)
 
 
 def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> None:
@@ -81,7 +87,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Wor
     study = plan.load_study(arguments.study, dict(arguments.set), arguments.variants)
     folder = StudyFolder(arguments.runs / study.name)
     plan.check_folder(folder.path)
-    jobs = plan.plan(study, arguments.data)
+    jobs = plan.plan(study, arguments.data, _preparing)
     workplace = plan.Workplace(
         study=str(folder.path.resolve()),
         data=str(arguments.data.resolve()),
@@ -163,7 +169,7 @@ def _variants(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     from suite.plan import open_data
 
-    dataset = open_data(arguments.data, arguments.name)
+    dataset = open_data(arguments.data, arguments.name, _preparing)
     print(json.dumps(dataset.information, indent=1))
     return 0
 
@@ -199,7 +205,7 @@ def _digest_failures(folder: StudyFolder, chosen: set[str], command: Sequence[st
         else:
             _say(f"not finished: {cell_id}: its worker died or was stopped.")
     if bad:
-        _say(f"{len(bad)} of {len(chosen)} cells did not finish. Run them again: ablate {' '.join(command)}")
+        _say(f"{len(bad)} of {len(chosen)} cells did not finish. Run them again: ablate {shlex.join(command)}")
     return 1 if bad else 0
 
 
@@ -219,6 +225,12 @@ def _print_table(rows: list[dict], as_json: bool) -> None:
     Console(highlight=False, markup=False, width=width).print(table)
 
 
+def _preparing(done: int, total: int) -> None:
+    """Progress of a data set's preparation, ten times over all of it."""
+    if done == total or done % (total // 10) == 0:
+        _say(f"preparing the data set: {done} of {total} pictures")
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -228,6 +240,12 @@ def _setting(text: str) -> tuple[str, str]:
     if not equals:
         raise argparse.ArgumentTypeError(f"expected field=value, such as steps=100; received {text!r}")
     return name, value
+
+
+def _shared_folder(text: str) -> Path:
+    if "://" in text:
+        raise UserError(f"{text} is an object store. Give --runs a folder on a file system that all nodes see.")
+    return Path(text)
 
 
 def _names(text: str) -> list[str]:
@@ -240,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
 
     places = argparse.ArgumentParser(add_help=False)
     places.add_argument("study", nargs="?", default="demo", metavar="STUDY", help="default: demo")
-    places.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
+    places.add_argument("--runs", type=_shared_folder, default=Path("runs"), help="folder of the records (runs)")
     places.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE")
 
     grid = argparse.ArgumentParser(add_help=False, parents=[places])

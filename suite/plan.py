@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,6 @@ def load_study(
     name: str,
     settings: Mapping[str, str],
     variants: Sequence[str] | None = None,
-    arguments: Mapping[str, str] | None = None,
 ) -> Study:
     """The study ``name`` with ``settings`` on every cell.
 
@@ -65,15 +64,18 @@ def load_study(
     )
 
 
-def open_data(folder: Path, name: str) -> DataSet:
-    """The prepared data set ``name``, prepared first where its folder does not exist."""
+def open_data(folder: Path, name: str, progress: Callable[[int, int], None] | None = None) -> DataSet:
+    """The prepared data set ``name``, prepared first where its folder does not exist.
+
+    ``progress`` is told how many pictures of how many are done.
+    """
     prepare = registry.find("dataset", name)
     if not (folder / name).exists():
-        prepare(folder / name)
+        prepare(folder / name, progress)
     return open_dataset(folder / name)
 
 
-def plan(study: Study, data: Path) -> list[Job]:
+def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None = None) -> list[Job]:
     """Every cell of the study once, each after its start. Prepares the data sets that are missing."""
     jobs: dict[str, Job] = {}
     digests: dict[str, str] = {}
@@ -82,7 +84,7 @@ def plan(study: Study, data: Path) -> list[Job]:
         cell = resolve(cell)
         start = add(cell.start, "start") if cell.start else None
         if cell.dataset not in digests:
-            digests[cell.dataset] = open_data(data, cell.dataset).digest
+            digests[cell.dataset] = open_data(data, cell.dataset, progress).digest
         source = registry.source_digest(cell.variant)
         defaults = dataclasses.asdict(registry.find("variant", cell.variant)())
         varied = {name: value for name, value in cell.arguments.items() if value != defaults[name]}
@@ -153,8 +155,6 @@ def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...
 
 def check_folder(path: Path) -> None:
     """Raises UserError where the run folder cannot hold records."""
-    if "://" in str(path):
-        raise UserError(f"{path} is an object store. Give --runs a folder on a file system that all nodes see.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".probe"

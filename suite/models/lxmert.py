@@ -9,7 +9,6 @@ Shapes: B questions, W words, R regions, F features of a region, N width, H head
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -284,8 +283,7 @@ class AnswerHead(nn.Module):
 class LxmertForQuestionAnswering(nn.Module):
     """Question and regions in, one logit per answer out.
 
-    Weights are drawn from the global torch generator: normal with LXMERT's deviation of 0.02, that of linear
-    layers times sqrt(768 / width), so that a narrow model passes on as much as the base one; biases are zero.
+    Weights are drawn from the global torch generator: normal with deviation 0.02, biases zero.
     """
 
     def __init__(self, config: LxmertConfig, variant: Variant) -> None:
@@ -349,12 +347,11 @@ class LxmertForQuestionAnswering(nn.Module):
         )
 
     def _initialise(self) -> None:
-        deviation = 0.02 * math.sqrt(768 / self.config.width)
         for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=deviation)
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
                 with torch.no_grad():
                     module.weight[module.padding_idx].zero_()

@@ -1,0 +1,358 @@
+"""The command as people run it: real processes, real Ray, real pictures, a small model and few steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+ABLATE = [sys.executable, "-m", "suite"]
+SMALL = ("layers=2,2,2", "width=16", "heads=2", "intermediate=16", "steps=24", "evaluations=4", "batch_size=16")
+TOPK = """
+from dataclasses import dataclass
+
+from suite.attention import SoftmaxWeights, Variant, Weights
+from suite.registry import register
+
+
+class TopKWeights(Weights):
+    def __init__(self, k):
+        super().__init__()
+        self.k, self.softmax = k, SoftmaxWeights()
+
+    def forward(self, scores, mask, positions):
+        kept = scores >= scores.topk(min(self.k, scores.shape[-1])).values[..., -1:]
+        return self.softmax(scores, kept if mask is None else kept & mask, positions)
+
+
+@register("topk")
+@dataclass(frozen=True)
+class TopK(Variant):
+    k: int = 3
+
+    def weights(self, site):
+        return TopKWeights(self.k)
+"""
+RAISES = """
+from dataclasses import dataclass
+
+from suite.attention import SoftmaxWeights, Variant
+from suite.registry import register
+
+
+class RaisesWeights(SoftmaxWeights):
+    def attend(self, query, key, value, mask, positions):
+        self.calls = getattr(self, "calls", 0) + self.training
+        if self.calls == 10:
+            raise RuntimeError("the tenth step is too much")
+        return super().attend(query, key, value, mask, positions)
+
+
+@register("raises")
+@dataclass(frozen=True)
+class Raises(Variant):
+    def weights(self, site):
+        return RaisesWeights()
+"""
+
+
+def command(*arguments: object, cwd: Path, small: bool = True) -> list[str]:
+    settings = [part for setting in SMALL for part in ("--set", setting)] if small else []
+    return [*ABLATE, *map(str, arguments), *settings]
+
+
+def ablate(*arguments: object, cwd: Path, small: bool = False, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the command in ``cwd``; its exit code must be ``expect``, and never with a traceback."""
+    done = subprocess.run(
+        command(*arguments, cwd=cwd, small=small), cwd=cwd, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == expect, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    ablate("data", "prepare", "easy_vqa", "--data", folder, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the demo grid run to its end, one cell after another, without Ray."""
+    folder = tmp_path_factory.mktemp("whole")
+    ablate("run", "--data", data, "--no-ray", cwd=folder, small=True)
+    return folder
+
+
+def cells(folder: Path) -> dict[str, Path]:
+    study = json.loads((folder / "runs/demo/study.json").read_text())
+    return {cell["id"]: folder / "runs/demo" / cell["id"] for cell in study["cells"]}
+
+
+def content(cell: Path) -> dict[str, object]:
+    """Everything that a cell's record says but when, where and how long."""
+    times = {"seconds"}
+    found: dict[str, object] = {}
+    for name in ("config", "result"):
+        plain = json.loads((cell / f"{name}.json").read_text())
+        found[name] = {key: value for key, value in plain.items() if key not in times}
+    for name in ("metrics", "sites"):
+        lines = [json.loads(line) for line in (cell / f"{name}.jsonl").read_text().splitlines()]
+        found[name] = [{key: value for key, value in line.items() if key not in times} for line in lines]
+    found["predictions"] = pd.read_parquet(cell / "predictions.parquet").to_json()
+    return found
+
+
+def assert_same_records(one: Path, other: Path) -> None:
+    assert cells(one).keys() == cells(other).keys()
+    for name in cells(one):
+        assert content(cells(one)[name]) == content(cells(other)[name]), name
+
+
+def test_every_cell_is_recorded_whole(whole: Path) -> None:
+    assert len(cells(whole)) == 9
+    for cell in cells(whole).values():
+        recorded = content(cell)
+        result = recorded["result"]
+        assert isinstance(result, dict)
+        assert 0 <= result["accuracy"]["test"] <= 100
+        assert result["macs_reference"] >= result["macs"] > 0
+        assert [line["step"] for line in recorded["metrics"]] == [0, 6, 12, 18, 24]
+        assert len(pd.read_parquet(cell / "predictions.parquet")) == 9673
+
+
+def test_predictions_give_the_recorded_accuracy(whole: Path) -> None:
+    for cell in cells(whole).values():
+        table = pd.read_parquet(cell / "predictions.parquet")
+        result = json.loads((cell / "result.json").read_text())
+        assert 100 * table["score"].mean() == result["accuracy"]["test"]
+        assert (table["top_answers"].str[0] == table["answer"]).all()
+        assert all(len(row) == 5 and (row[:-1] >= row[1:]).all() for row in table["top_confidences"])
+
+
+def test_second_run_finds_nothing_to_do(whole: Path, data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("runs/demo/*/*.json*")}
+    done = ablate("run", "--data", data, cwd=whole, small=True)
+    assert "nothing to run" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("runs/demo/*/*.json*")} == before
+
+
+def test_report_needs_nothing_but_records(whole: Path) -> None:
+    shown = ablate("report", cwd=whole).stdout
+    assert "Table 1" in shown
+    assert "Table 2" in shown
+    table = pd.read_csv(whole / "runs/demo/report/tables.csv")
+    accuracies = {
+        json.loads((cell / "result.json").read_text())["accuracy"]["test"] for cell in cells(whole).values()
+    }
+    assert set(table["test_accuracy"].dropna()) <= accuracies
+
+
+def test_ray_leaves_the_records_that_one_process_leaves(
+    whole: Path, data: Path, tmp_path: Path, stray: list[int]
+) -> None:
+    done = ablate("run", "--data", data, "--cpus", 2, cwd=tmp_path, small=True)
+    assert_same_records(whole, tmp_path)
+    assert "9 of 9 cells" in done.stderr
+    assert not list(tmp_path.glob("runs/demo/.ray*"))
+
+
+def test_killed_grid_continues_to_the_same_records(
+    whole: Path, data: Path, tmp_path: Path, stray: list[int]
+) -> None:
+    """kill -9 of the command and its workers, twice, at moments when cells are half done."""
+    for wanted in (1, 4):
+        process = subprocess.Popen(
+            command("run", "--data", data, "--cpus", 2, cwd=tmp_path),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_until(lambda wanted=wanted: _half_done(tmp_path, finished=wanted), process)
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            for member in family:
+                if member.is_running() and "ray::" in " ".join(member.cmdline()):
+                    member.kill()
+            process.wait()
+    finished = {name: _stamp(cell) for name, cell in cells(tmp_path).items() if (cell / "result.json").exists()}
+    assert finished
+    assert len(finished) < 9
+    ablate("run", "--data", data, "--cpus", 2, cwd=tmp_path, small=True)
+    assert_same_records(whole, tmp_path)
+    assert {name: _stamp(cells(tmp_path)[name]) for name in finished} == finished
+    segments = [len((cell / "segments.jsonl").read_text().splitlines()) for cell in cells(tmp_path).values()]
+    assert max(segments) > 1, "no cell was continued from a checkpoint"
+
+
+def _half_done(folder: Path, finished: int) -> bool:
+    """At least ``finished`` cells are done, and one that is not has a checkpoint."""
+    found = [path for path in (folder / "runs/demo").glob("*-s0-*") if path.is_dir()]
+    done = [path for path in found if (path / "result.json").exists()]
+    begun = [path for path in found if path not in done and list(path.glob("checkpoint/step-*"))]
+    return len(done) >= finished and bool(begun)
+
+
+def _wait_until(true, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 300
+    while not true():
+        assert process.poll() is None, "the command ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _stamp(cell: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in cell.glob("*.*")}
+
+
+@pytest.fixture()
+def stray() -> object:
+    """Ray's processes that a test leaves behind, which must be none."""
+    before = _ray_processes()
+    yield []
+    deadline = time.monotonic() + 30
+    while (left := _ray_processes() - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def _ray_processes() -> set[int]:
+    names = ("raylet", "gcs_server", "ray::")
+    return {
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if any(name in " ".join(process.info["cmdline"] or [process.info["name"] or ""])[:300] for name in names)
+        and process.status() != psutil.STATUS_ZOMBIE
+    }
+
+
+def test_plugin_gets_rows_and_an_edit_trains_anew(whole: Path, data: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "topk.py"
+    plugin.write_text(TOPK)
+    run = ("run", "--data", data, "--no-ray", "--plugin", plugin, "--variants", "softmax,topk")
+    shown = ablate(*run, cwd=tmp_path, small=True).stdout
+    assert "topk" in shown
+    first = {name for name in cells(tmp_path) if name.startswith("topk")}
+    assert len(first) == 1
+    assert list((tmp_path / "runs/demo/report/figures").glob("density-topk*"))
+    assert "nothing to run" in ablate(*run, cwd=tmp_path, small=True).stderr
+
+    plugin.write_text(TOPK.replace("k: int = 3", "k: int = 2"))
+    assert "1 of 3 cells to run" in ablate(*run, cwd=tmp_path, small=True).stderr
+    assert not first & cells(tmp_path).keys()
+    untouched = [name for name in cells(tmp_path) if not name.startswith("topk")]
+    assert set(untouched) == set(cells(whole))
+
+
+def test_failing_variant_fails_alone(data: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "raises.py"
+    plugin.write_text(RAISES)
+    arguments = ("run", "--data", data, "--plugin", plugin, "--variants", "softmax,raises", "--cpus", 2)
+    done = ablate(*arguments, cwd=tmp_path, small=True, expect=1)
+    (failed,) = (name for name in cells(tmp_path) if name.startswith("raises"))
+    assert f"{failed}: RuntimeError: the tenth step is too much" in done.stderr
+    assert "raises.py:12" in done.stderr
+    log = tmp_path / "runs/demo" / failed / "log.txt"
+    assert str(log) in done.stderr
+    assert "the tenth step is too much" in log.read_text()
+    assert f"ablate run --data {data}" in done.stderr
+    others = [cell for name, cell in cells(tmp_path).items() if name.startswith("softmax")]
+    assert sum((cell / "result.json").exists() for cell in others) == 2
+    assert "failed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "demmo"], "There is no study 'demmo'. Did you mean 'demo'?"),
+        (["run", "--variants", "entmx"], "There is no variant 'entmx'. Did you mean 'entmax'?"),
+        (["run", "--set", "stesp=3"], "There is no field 'stesp'. Did you mean 'steps'?"),
+        (["run", "--set", "steps=many"], "steps takes a whole number; received 'many'."),
+        (["run", "--set", "steps=0"], "steps must be a whole number of at least 1; received 0."),
+        (["run", "--set", "optimizer=sgd"], "There is no value of optimizer 'sgd'."),
+        (["run", "--set", "heads=5"], "width 64 must be a multiple of heads 5."),
+        (["run", "--plugin", "nowhere.py"], "There is no plug-in file nowhere.py."),
+        (["run", "--runs", "s3://bucket/runs"], "is an object store"),
+        (["run", "--gpus-per-cell", "1", "--cpus", "2"], "A cell needs 1 CPUs and 1 GPUs on one node"),
+        (["run", "--gpus-per-cell", "1", "--no-ray"], "A cell needs 1 CPUs and 1 GPUs on one node"),
+        (["run", "--gpus-per-cell", "1.5"], "gpus is a fraction up to 1 or a whole number"),
+        (["run", "--address", "127.0.0.1:1"], "No Ray cluster answers at 127.0.0.1:1"),
+        (["report", "demo"], "No study at runs/demo"),
+        (["status", "demo"], "No study at runs/demo"),
+        (["variants", "check", "sofmax"], "There is no variant 'sofmax'. Did you mean 'softmax'?"),
+        (["data", "info", "easy_vqq"], "There is no dataset 'easy_vqq'. Did you mean 'easy_vqa'?"),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_get_one_message(arguments: list[str], message: str, data: Path, tmp_path: Path) -> None:
+    if arguments[0] == "run":
+        arguments = [*arguments, "--data", str(data)]
+    assert message in ablate(*arguments, cwd=tmp_path, expect=2).stderr
+
+
+def test_half_written_data_is_named_and_kept(data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "data" / "easy_vqa"
+    broken.mkdir(parents=True)
+    for path in (data / "easy_vqa").iterdir():
+        (broken / path.name).write_bytes(path.read_bytes()[: 1000 if path.name == "regions.npy" else None])
+    done = ablate("run", cwd=tmp_path, expect=2)
+    assert "regions.npy" in done.stderr
+    assert "ablate data prepare easy_vqa" in done.stderr
+    assert (broken / "regions.npy").stat().st_size == 1000
+
+
+def test_corrupt_checkpoint_is_named(data: Path, tmp_path: Path, whole: Path) -> None:
+    run = ("run", "--data", data, "--no-ray", "--variants", "softmax")
+    ablate(*run, cwd=tmp_path, small=True)
+    (start,) = (
+        c["start"] for c in _study(tmp_path)["cells"] if c["role"] == "row" and c["cell"]["variant"] == "span"
+    )
+    for path in (tmp_path / "runs/demo" / start).glob("checkpoint/*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    done = ablate(
+        "run", "--data", data, "--no-ray", "--variants", "softmax,span", cwd=tmp_path, small=True, expect=1
+    )
+    assert "has no checkpoint that is whole" in done.stderr
+    assert f"Delete {tmp_path}/runs/demo/{start}" in done.stderr
+
+
+def _study(folder: Path) -> dict:
+    return json.loads((folder / "runs/demo/study.json").read_text())
+
+
+def test_full_disk_is_said_and_loses_nothing(data: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        run = ("run", "--data", data, "--runs", disk, "--no-ray", "--variants", "softmax")
+        done = ablate(*run, cwd=tmp_path, small=True, expect=1)
+        assert "No space left on device" in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        ablate(*run, cwd=tmp_path, small=True)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_status_and_plan_say_where_the_cells_are(whole: Path, data: Path) -> None:
+    states = json.loads(ablate("status", "--json", cwd=whole).stdout)
+    assert {row["state"] for row in states} == {"finished"}
+    assert {row["step"] for row in states} == {"24/24"}
+    planned = json.loads(ablate("plan", "--json", "--data", data, cwd=whole, small=True).stdout)
+    assert [row["id"] for row in planned] == [row["id"] for row in states]

@@ -1,0 +1,292 @@
+"""A cell's folder: its state is what exists, and no reader sees half of anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from suite.config import Cell, Protocol, to_plain
+from suite.records import (
+    CellFolder,
+    RecordError,
+    StudyFolder,
+    load_cells,
+    read_json,
+    read_lines,
+    write_bytes,
+    write_json,
+)
+
+START = Cell(variant="softmax", dataset="easy_vqa", protocol=Protocol(steps=8, batch_size=4))
+ROW = dataclasses.replace(START, variant="span", arguments={"ramp": 2}, start=START, seed=2)
+RESULT = {
+    "accuracy": {"validation": 50.0, "test": 40.0},
+    "macs": 10,
+    "macs_reference": 11,
+    "uncounted_operators": {"aten::softmax": 1},
+    "parameters": 12,
+    "steps": 8,
+    "seconds": 1.5,
+}
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> CellFolder:
+    return CellFolder(tmp_path / "span-s0-0123456789")
+
+
+# One cell
+
+
+def test_the_state_is_what_the_last_file_says(cell: CellFolder) -> None:
+    states = [cell.state]
+    cell.write_config({})
+    states.append(cell.state)
+    cell.write_failure({"message": "no"})
+    states.append(cell.state)
+    cell.write_result(RESULT)
+    states.append(cell.state)
+    assert states == ["missing", "started", "failed", "finished"]
+
+
+def test_a_new_try_clears_the_failure_of_the_last(cell: CellFolder) -> None:
+    cell.write_config({})
+    cell.write_failure({"message": "no"})
+    cell.write_config({})
+    assert (cell.state, cell.failure()) == ("started", None)
+
+
+def test_what_does_not_exist_yet_is_none_or_empty(cell: CellFolder) -> None:
+    assert (cell.result(), cell.failure()) == (None, None)
+    assert cell.metrics().empty
+    assert cell.sites().empty
+
+
+def test_lines_come_back_as_written(cell: CellFolder) -> None:
+    cell.write_config({})
+    cell.append("metrics", [{"step": 0, "accuracy": 0.1 + 0.2, "train_loss": None}])
+    cell.append("metrics", [{"step": 2, "accuracy": 1e-300, "train_loss": 0.5}])
+    assert cell.metrics()["accuracy"].tolist() == [0.1 + 0.2, 1e-300]
+
+
+def test_a_number_that_json_does_not_have_is_not_written(cell: CellFolder) -> None:
+    cell.write_config({})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cell.append("metrics", [{"step": 0, "loss": float("nan")}])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cell.write_result(RESULT | {"seconds": float("inf")})
+    assert cell.metrics().empty
+    assert cell.state == "started"
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out(cell: CellFolder) -> None:
+    cell.write_config({})
+    cell.append("metrics", [{"step": 0}, {"step": 2}])
+    path = cell.path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-4])
+    assert read_lines(path) == [{"step": 0}]
+
+
+def test_cutting_back_forgets_later_and_torn_lines(cell: CellFolder) -> None:
+    cell.write_config({})
+    for name in ("metrics", "sites"):
+        cell.append(name, [{"step": step} for step in (0, 2, 4, 6)])
+        with (cell.path / f"{name}.jsonl").open("a") as file:
+            file.write('{"step": 8, "acc')
+    cell.cut_back(4)
+    cell.append("metrics", [{"step": 5}])
+    assert cell.metrics()["step"].tolist() == [0, 2, 4, 5]
+    assert cell.sites()["step"].tolist() == [0, 2, 4]
+
+
+def test_cutting_back_before_the_first_step_leaves_no_line(cell: CellFolder) -> None:
+    cell.write_config({})
+    cell.append("metrics", [{"step": 0}])
+    cell.cut_back(-1)
+    assert cell.metrics().empty
+
+
+def test_cutting_back_keeps_every_segment_but_a_torn_one(cell: CellFolder) -> None:
+    """They say where the run was; half a line before the next one would make the file unreadable."""
+    cell.write_config({})
+    cell.append("segments", [{"step": 0}])
+    with (cell.path / "segments.jsonl").open("a") as file:
+        file.write('{"step": 2, "dev')
+    cell.cut_back(-1)
+    cell.append("segments", [{"step": 0}])
+    assert read_lines(cell.path / "segments.jsonl") == [{"step": 0}, {"step": 0}]
+
+
+def test_a_line_in_the_middle_that_is_not_json_is_named(cell: CellFolder) -> None:
+    cell.write_config({})
+    path = cell.path / "metrics.jsonl"
+    path.write_text('{"step": 0}\nrubbish\n{"step": 2}\n')
+    with pytest.raises(RecordError, match=r"metrics\.jsonl:2 is not JSON"):
+        cell.metrics()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1'], ids=repr)
+def test_a_file_that_is_not_json_is_named_with_what_to_do(cell: CellFolder, content: bytes) -> None:
+    cell.write_config({})
+    (cell.path / "result.json").write_bytes(content)
+    with pytest.raises(RecordError, match=r"result\.json is not JSON .*Delete that cell's folder"):
+        cell.result()
+
+
+def test_a_file_that_is_missing_is_named(cell: CellFolder) -> None:
+    with pytest.raises(RecordError, match=r"config\.json is missing"):
+        cell.config()
+
+
+def test_predictions_come_back_as_written(cell: CellFolder) -> None:
+    cell.write_config({})
+    table = pd.DataFrame(
+        {"question_id": [7], "answer": ["no"], "top_answers": [["no", "yes"]], "top_confidences": [[0.9, 0.1]]}
+    )
+    cell.write_predictions(table)
+    received = cell.predictions()
+    assert received["question_id"].tolist() == [7]
+    assert received["top_answers"].iloc[0].tolist() == ["no", "yes"]
+    assert received["top_confidences"].iloc[0].tolist() == [0.9, 0.1]
+
+
+# Whole files
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, {"a": 1})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 1}
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bytes]] = []
+    replace = os.replace
+
+    def look(source: Path, target: Path) -> None:
+        seen.append((Path(target).exists(), Path(source).read_bytes()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    write_bytes(tmp_path / "file", b"content")
+    assert seen == [(False, b"content")]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# A study
+
+
+def study(folder: Path, *cells: tuple[str, str, str | None, Cell], engine: str = "now") -> StudyFolder:
+    written = StudyFolder(folder)
+    written.write_study(
+        {
+            "name": "test",
+            "engine": engine,
+            "cells": [
+                {"id": name, "role": role, "start": start, "cell": to_plain(cell)}
+                for name, role, start, cell in cells
+            ],
+        }
+    )
+    return written
+
+
+def finish(record: CellFolder, engine: str = "now") -> None:
+    record.write_config({"code": {"engine": engine}})
+    record.write_result(RESULT)
+
+
+def test_a_study_that_was_never_launched_is_refused_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"expected .*study\.json.*ablate run"):
+        load_cells(tmp_path)
+
+
+def test_cells_of_every_state_are_rows_in_the_studys_order(tmp_path: Path) -> None:
+    folder = study(
+        tmp_path,
+        ("d", "start", None, START),
+        ("c", "row", "d", ROW),
+        ("b", "row", "d", ROW),
+        ("a", "floor", None, START),
+    )
+    finish(folder.cell("d"))
+    folder.cell("c").write_config({})
+    folder.cell("b").write_config({})
+    folder.cell("b").write_failure({"message": "ValueError: no"})
+    cells = load_cells(tmp_path)
+    assert cells["id"].tolist() == ["d", "c", "b", "a"]
+    assert cells["state"].tolist() == ["finished", "started", "failed", "missing"]
+    assert cells["role"].tolist() == ["start", "row", "row", "floor"]
+    assert cells["failure"].tolist() == [None, None, "ValueError: no", None]
+    assert cells["macs"].tolist() == [10, None, None, None]
+
+
+def test_a_row_holds_the_configuration_and_the_result(tmp_path: Path) -> None:
+    folder = study(tmp_path, ("d", "start", None, START), ("c", "row", "d", ROW))
+    finish(folder.cell("c"))
+    row = load_cells(tmp_path).iloc[1].to_dict()
+    assert row == {
+        "id": "c",
+        "role": "row",
+        "state": "finished",
+        "stale": False,
+        "variant": "span",
+        "arguments": {"ramp": 2},
+        "layers": (9, 5, 5),
+        "seed": 2,
+        "dataset": "easy_vqa",
+        "steps": 8,
+        "batch_size": 4,
+        "start": "d",
+        "cell": to_plain(ROW),
+        "failure": None,
+        "folder": tmp_path / "c",
+        **{name: value for name, value in RESULT.items() if name != "steps"},
+    }
+
+
+def stale(folder: Path) -> dict[str, bool]:
+    return load_cells(folder).set_index("id")["stale"].to_dict()
+
+
+def test_a_finished_cell_of_another_engine_is_stale(tmp_path: Path) -> None:
+    folder = study(tmp_path, ("a", "row", None, START), ("b", "row", None, START))
+    finish(folder.cell("a"), engine="before")
+    finish(folder.cell("b"))
+    assert stale(tmp_path) == {"a": True, "b": False}
+
+
+def test_a_cell_that_did_not_finish_is_not_stale(tmp_path: Path) -> None:
+    folder = study(tmp_path, ("a", "row", None, START))
+    folder.cell("a").write_config({"code": {"engine": "before"}})
+    assert stale(tmp_path) == {"a": False}
+
+
+def test_what_started_from_a_stale_cell_is_stale(tmp_path: Path) -> None:
+    folder = study(tmp_path, ("a", "start", None, START), ("b", "start", "a", ROW), ("c", "row", "b", ROW))
+    finish(folder.cell("a"), engine="before")
+    finish(folder.cell("b"))
+    finish(folder.cell("c"))
+    assert stale(tmp_path) == {"a": True, "b": True, "c": True}
+
+
+def test_a_stranger_can_read_the_records_with_json_and_pandas_alone(tmp_path: Path) -> None:
+    folder = study(tmp_path, ("a", "row", None, START))
+    finish(folder.cell("a"))
+    folder.cell("a").append("metrics", [{"step": 2, "accuracy": 50.0}])
+    result: dict[str, Any] = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert result == RESULT
+    assert pd.read_json(tmp_path / "a" / "metrics.jsonl", lines=True)["accuracy"].tolist() == [50.0]

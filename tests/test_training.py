@@ -1,0 +1,540 @@
+"""``run_cell`` on a data set of seconds: what a cell records, how it resumes, fails and starts from another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suite import checkpoints, training
+from suite.config import Cell, ModelSize, Protocol
+from suite.data.store import DataSet, open_dataset
+from suite.errors import UserError
+from suite.plan import Job, Workplace
+from suite.records import CellFolder, StudyFolder, read_lines
+from suite.training import Progress, batch_rows, build_model, load_start, run_cell
+
+# Evaluations after steps 2, 4, 6 and 8; batches of 7 cross the ends of epochs of 40; dropout draws at random.
+CELL = Cell(
+    variant="layerdrop",
+    arguments={"p": 1},
+    dataset="easy_vqa",
+    protocol=Protocol(steps=8, batch_size=7, evaluations=4, learning_rate=1e-2),
+    model=ModelSize(width=8, heads=2, intermediate=8),
+    layers=(2, 2, 2),
+)
+ADAMW = dataclasses.replace(CELL.protocol, optimizer="adamw", schedule="linear")
+SOFTMAX = dataclasses.replace(CELL, variant="softmax", arguments={}, protocol=ADAMW)
+
+
+class Bench:
+    """A study's folder in which cells run."""
+
+    def __init__(self, study: Path, data: Path) -> None:
+        self.folder = StudyFolder(study)
+        self.data = data
+        self.dataset: DataSet = open_dataset(data / "easy_vqa")
+
+    def run(
+        self,
+        cell: Cell,
+        name: str = "cell",
+        start: str | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+        plugins: tuple[str, ...] = (),
+    ) -> bool:
+        workplace = Workplace(str(self.folder.path), str(self.data), plugins)
+        return run_cell(Job(name, cell, "row", start), workplace, report)
+
+    def finished(self, cell: Cell, name: str = "cell", **options: Any) -> CellFolder:
+        record = self.folder.cell(name)
+        assert self.run(cell, name, **options), record.log.read_text()
+        return record
+
+    def failure(self, cell: Cell, name: str = "cell", **options: Any) -> dict[str, Any]:
+        assert not self.run(cell, name, **options)
+        failure = self.folder.cell(name).failure()
+        assert failure is not None
+        return failure
+
+
+@pytest.fixture
+def bench(tmp_path: Path, data_folder: Path) -> Bench:
+    return Bench(tmp_path / "study", data_folder)
+
+
+# The order of the questions
+
+
+@given(st.integers(1, 30), st.integers(1, 50), st.integers(0, 5))
+def test_every_epoch_has_every_question_exactly_once(size: int, count: int, seed: int) -> None:
+    questions = np.arange(count) * 3 + 1
+    steps = -(-2 * count // size)
+    rows = np.concatenate([batch_rows(questions, size, seed, step) for step in range(steps)])
+    for epoch in (0, 1):
+        assert sorted(rows[epoch * count : (epoch + 1) * count]) == questions.tolist()
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone() -> None:
+    questions = np.arange(50)
+    forward = [batch_rows(questions, 8, 0, step).tolist() for step in range(20)]
+    backward = [batch_rows(questions, 8, 0, step).tolist() for step in reversed(range(20))]
+    assert forward == backward[::-1]
+    assert batch_rows(questions, 8, 1, 3).tolist() != forward[3]
+
+
+def test_epochs_have_different_orders() -> None:
+    questions = np.arange(50)
+    assert batch_rows(questions, 50, 0, 0).tolist() != batch_rows(questions, 50, 0, 1).tolist()
+
+
+# What a finished cell leaves
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> tuple[Bench, CellFolder]:
+    bench = Bench(tmp_path_factory.mktemp("finished"), data_folder)
+    longer = dataclasses.replace(ADAMW, steps=60, batch_size=20, evaluations=3)
+    return bench, bench.finished(dataclasses.replace(SOFTMAX, protocol=longer))
+
+
+def test_a_cell_is_evaluated_before_training_and_at_the_steps_of_its_protocol(
+    finished: tuple[Bench, CellFolder],
+) -> None:
+    assert finished[1].metrics()["step"].tolist() == [0, 20, 40, 60]
+
+
+def test_a_cell_learns_what_the_pictures_show(finished: tuple[Bench, CellFolder]) -> None:
+    """Four answers: chance is 25 %, and 24 questions of chance have a standard deviation of 9."""
+    result = finished[1].result() or {}
+    assert result["accuracy"]["test"] > 45
+    losses = finished[1].metrics()["train_loss"]
+    assert losses.iloc[-1] < 0.7 * losses.iloc[1]
+
+
+def test_the_result_has_the_accuracy_of_the_predictions(finished: tuple[Bench, CellFolder]) -> None:
+    result = finished[1].result() or {}
+    assert result["accuracy"]["test"] == pytest.approx(100 * finished[1].predictions()["score"].mean())
+    assert result["accuracy"]["validation"] == finished[1].metrics()["accuracy"].iloc[-1]
+
+
+def test_predictions_are_those_of_the_test_split_scored_by_their_labels(
+    finished: tuple[Bench, CellFolder],
+) -> None:
+    bench, record = finished
+    questions = bench.dataset.questions()
+    expected = questions[questions["split"] == "test"]
+    table = record.predictions()
+    assert table["question_id"].tolist() == expected["question_id"].tolist()
+    assert table["image_id"].tolist() == [f"picture {image}" for image in expected["image"]]
+    truth = [bench.dataset.answers[labels[0]] for labels in expected["labels"]]
+    assert table["score"].tolist() == [float(a == b) for a, b in zip(table["answer"], truth, strict=True)]
+
+
+def test_top_answers_are_in_the_order_of_their_confidence(finished: tuple[Bench, CellFolder]) -> None:
+    table = finished[1].predictions()
+    assert all(answers[0] == answer for answers, answer in zip(table["top_answers"], table["answer"], strict=True))
+    assert all((np.diff(confidences) <= 0).all() for confidences in table["top_confidences"])
+    assert all(((c > 0) & (c < 1)).all() for c in table["top_confidences"])
+
+
+def test_the_final_model_gives_the_recorded_answers(finished: tuple[Bench, CellFolder]) -> None:
+    bench, record = finished
+    model = build_model(SOFTMAX, bench.dataset)
+    model.load_state_dict(checkpoints.load_model(record.checkpoints), strict=True)
+    batch = bench.dataset.batch(bench.dataset.rows("test"))
+    with torch.no_grad():
+        logits = model.eval()(
+            *(torch.from_numpy(getattr(batch, name)) for name in ("words", "regions", "boxes", "word_mask"))
+        )
+    answers = [bench.dataset.answers[index] for index in logits.argmax(1)]
+    assert record.predictions()["answer"].tolist() == answers
+
+
+def test_every_site_and_direction_has_a_line_per_evaluation(finished: tuple[Bench, CellFolder]) -> None:
+    sites = finished[1].sites()
+    # Two layers a stack; a cross layer has four directions.
+    assert sites.groupby("step")["site"].nunique().tolist() == [12] * 4
+    assert all(len(density) == 2 for density in sites["density"])
+
+
+def test_softmax_attends_to_every_key(finished: tuple[Bench, CellFolder]) -> None:
+    assert {d for density in finished[1].sites()["density"] for d in density} == {1.0}
+
+
+def test_the_configuration_names_cell_code_packages_and_hardware(finished: tuple[Bench, CellFolder]) -> None:
+    config = finished[1].config()
+    assert config["cell"]["variant"] == "softmax"
+    assert {"commit", "changes", "engine"} <= set(config["code"])
+    assert config["packages"]["torch"] == torch.__version__
+    assert config["hardware"]["cores"] >= 1
+
+
+def test_a_finished_cell_is_not_run_again(finished: tuple[Bench, CellFolder]) -> None:
+    bench, record = finished
+    before = {path: path.stat().st_mtime_ns for path in record.path.rglob("*")}
+    assert bench.run(SOFTMAX, report=lambda progress: pytest.fail("it trained"))
+    assert {path: path.stat().st_mtime_ns for path in record.path.rglob("*")} == before
+
+
+def test_progress_is_reported_at_every_evaluation(bench: Bench) -> None:
+    seen: list[Progress] = []
+    bench.finished(SOFTMAX, report=seen.append)
+    assert [(progress.step, progress.steps) for progress in seen] == [(2, 8), (4, 8), (6, 8), (8, 8)]
+    assert all(0 <= p.accuracy <= 100 and p.questions_per_second > 0 for p in seen)
+
+
+@pytest.mark.parametrize("variant", ["softmax", "span_entmax"])
+def test_a_cell_trains_in_bfloat16(bench: Bench, variant: str) -> None:
+    protocol = dataclasses.replace(ADAMW, precision="bfloat16", steps=3)
+    cell = dataclasses.replace(SOFTMAX, variant=variant, protocol=protocol, layers=(1, 1, 1))
+    record = bench.finished(cell)
+    weights = checkpoints.load_model(record.checkpoints).values()
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_a_blind_cell_answers_equal_questions_alike(bench: Bench) -> None:
+    dataset = bench.dataset
+    record = bench.finished(dataclasses.replace(SOFTMAX, pictures="mean", test="train"))
+    words = [tuple(dataset.words[row]) for row in dataset.rows("train")]
+    top = record.predictions()["top_confidences"]
+    seen: dict[tuple, np.ndarray] = {}
+    for key, confidences in zip(words, top, strict=True):
+        # Batched with questions of other lengths, the sums are in another order.
+        np.testing.assert_allclose(confidences, seen.setdefault(key, confidences), rtol=1e-5)
+
+
+# Resuming
+
+
+def without_times(record: CellFolder) -> dict[str, Any]:
+    """Everything that a finished cell says, but for how long it took and how often it was started."""
+    return {
+        "result": {name: value for name, value in (record.result() or {}).items() if name != "seconds"},
+        "metrics": [
+            {name: value for name, value in line.items() if name != "seconds"}
+            for line in read_lines(record.path / "metrics.jsonl")
+        ],
+        "sites": (record.path / "sites.jsonl").read_text(),
+        "predictions": (record.path / "predictions.parquet").read_bytes(),
+        "model": {
+            path.relative_to(record.checkpoints).as_posix(): path.read_bytes()
+            for path in sorted(record.checkpoints.rglob("*.safetensors"))
+        },
+    }
+
+
+RESUMED = {
+    "layerdrop, lookahead around lamb": CELL,
+    "span, adamw": dataclasses.replace(CELL, variant="span", arguments={}, protocol=ADAMW, layers=(1, 1, 1)),
+}
+
+
+@pytest.fixture(scope="module", params=RESUMED.values(), ids=RESUMED.keys())
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data_folder: Path
+) -> tuple[Cell, dict[str, Any]]:
+    """A cell, and what it records where nothing stops it."""
+    bench = Bench(tmp_path_factory.mktemp("whole"), data_folder)
+    return request.param, without_times(bench.finished(request.param))
+
+
+def kill_at(step: int) -> Callable[[Progress], None]:
+    """A report that ends the process after the evaluation of ``step``."""
+
+    def report(progress: Progress) -> None:
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    return report
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_cell_that_was_killed_continues_to_the_same_bits(
+    bench: Bench, whole: tuple[Cell, dict[str, Any]], step: int
+) -> None:
+    cell, expected = whole
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(cell, report=kill_at(step))
+    assert bench.folder.cell("cell").state == "started"
+    assert without_times(bench.finished(cell)) == expected
+
+
+@pytest.mark.parametrize(("step", "left"), [(6, 1), (2, 0)], ids=["back to the one before", "from the start"])
+def test_a_cell_whose_newest_checkpoint_is_lost_continues_to_the_same_bits(
+    bench: Bench, whole: tuple[Cell, dict[str, Any]], step: int, left: int
+) -> None:
+    cell, expected = whole
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(cell, report=kill_at(step))
+    record = bench.folder.cell("cell")
+    newest = record.checkpoints / f"step-{step:08d}"
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    assert len(checkpoints.steps(record.checkpoints)) == left
+    assert without_times(bench.finished(cell)) == expected
+
+
+def test_a_cell_that_was_killed_before_its_checkpoint_continues_to_the_same_bits(
+    bench: Bench, whole: tuple[Cell, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records are ahead of its checkpoint, the last line half written."""
+    cell, expected = whole
+    save = checkpoints.save
+
+    def killed(folder: Path, step: int, *rest: Any) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+        save(folder, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(cell)
+    record = bench.folder.cell("cell")
+    with (record.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "acc')
+    assert without_times(bench.finished(cell)) == expected
+
+
+def test_a_cell_that_was_killed_before_its_result_is_finished_to_the_same_bits(
+    bench: Bench, whole: tuple[Cell, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its final checkpoint has no optimiser to continue with, and needs none."""
+    cell, expected = whole
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CellFolder, "write_result", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(cell)
+    assert without_times(bench.finished(cell)) == expected
+
+
+def test_each_part_of_a_run_is_a_segment_with_its_place(bench: Bench) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(CELL, report=kill_at(4))
+    segments = read_lines(bench.finished(CELL).path / "segments.jsonl")
+    assert [segment["step"] for segment in segments] == [0, 4]
+    assert {"device", "threads", "gpus", "host", "processor"} <= set(segments[0])
+
+
+def test_training_time_adds_up_over_the_parts_of_a_run(bench: Bench) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(CELL, report=kill_at(4))
+    assert bench.finished(CELL).metrics()["seconds"].is_monotonic_increasing
+
+
+# Failing
+
+
+RAISES = """
+from dataclasses import dataclass
+from suite.attention import SoftmaxWeights, Variant
+from suite.registry import register
+
+class Raises(SoftmaxWeights):
+    steps = 0
+
+    def project(self):
+        self.steps += 1
+        print("step", self.steps)
+        if self.steps == 5:
+            raise RuntimeError("the fifth step")  # here
+
+@register("raises")
+@dataclass(frozen=True)
+class RaisesAtTheFifthStep(Variant):
+    def weights(self, site):
+        return Raises()
+"""
+
+
+def test_an_error_in_the_code_is_recorded_with_its_message_and_line(
+    bench: Bench, plugin: Callable[..., Path]
+) -> None:
+    path = plugin(RAISES)
+    failure = bench.failure(dataclasses.replace(SOFTMAX, variant="raises"), plugins=(str(path),))
+    line = 1 + RAISES[: RAISES.index("# here")].count("\n")
+    assert failure == {
+        "kind": "code",
+        "message": "RuntimeError: the fifth step",
+        "where": f"{path}:{line}",
+        "log": str(bench.folder.cell("cell").log),
+    }
+
+
+def test_the_log_has_the_traceback_and_what_the_cell_printed(
+    bench: Bench, plugin: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench.failure(dataclasses.replace(SOFTMAX, variant="raises"), plugins=(str(plugin(RAISES)),))
+    log = bench.folder.cell("cell").log.read_text()
+    assert "step 5\n" in log
+    assert "Traceback" in log
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cell_that_failed_keeps_what_it_had_and_continues(bench: Bench, plugin: Callable[..., Path]) -> None:
+    cell, path = dataclasses.replace(SOFTMAX, variant="raises"), plugin(RAISES)
+    bench.failure(cell, plugins=(str(path),))
+    record = bench.folder.cell("cell")
+    assert record.metrics()["step"].tolist() == [0, 2, 4]
+    # It continues from step 4, and a new process counts from 1.
+    assert bench.run(cell, plugins=(str(path),))
+    assert (record.state, record.failure()) == ("finished", None)
+
+
+@pytest.mark.parametrize("steps", [1, 2], ids=["in its last step", "before its last step"])
+def test_a_loss_that_is_not_finite_is_its_own_kind_of_failure(bench: Bench, steps: int) -> None:
+    """A rate that overflows float32: the first step loses the weights, a second one meets them."""
+    protocol = dataclasses.replace(
+        ADAMW, steps=steps, evaluations=1, learning_rate=3e38, warmup=0.0, weight_decay=10.0
+    )  # fmt: skip
+    failure = bench.failure(dataclasses.replace(SOFTMAX, protocol=protocol))
+    assert failure["kind"] == "not finite"
+    assert "Lower the learning rate" in failure["message"]
+
+
+def test_a_missing_data_set_is_a_failure_of_the_configuration(bench: Bench) -> None:
+    failure = bench.failure(dataclasses.replace(SOFTMAX, dataset="absent"))
+    assert failure["kind"] == "data or configuration"
+    assert "absent" in failure["message"]
+
+
+def test_what_ends_the_process_is_no_failure_of_the_cell(bench: Bench) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(SOFTMAX, report=kill_at(2))
+    assert bench.folder.cell("cell").failure() is None
+
+
+# Starts
+
+
+ONE_STEP = dataclasses.replace(ADAMW, steps=1, evaluations=1)
+
+
+def one_step(variant: str = "softmax", **changes: Any) -> Cell:
+    return dataclasses.replace(SOFTMAX, variant=variant, protocol=ONE_STEP, **changes)
+
+
+def loaded(bench: Bench, cell: Cell, start: Cell) -> tuple[dict[str, Any], dict, dict]:
+    """What ``load_start`` says, the model's tensors afterwards, and those of the start."""
+    bench.finished(start, "start")
+    model = build_model(cell, bench.dataset)
+    said = load_start(model, bench.folder.cell("start"))
+    return said, model.state_dict(), checkpoints.load_model(bench.folder.cell("start").checkpoints)
+
+
+def test_a_deeper_cell_takes_all_of_its_start_and_only_the_deeper_layers_are_new(bench: Bench) -> None:
+    deep = one_step("layerdrop", arguments={"p": 0}, layers=(10, 6, 6))
+    said, own, weights = loaded(bench, deep, one_step(layers=(9, 5, 5)))
+    deeper = ("encoder.layer.9.", "encoder.r_layers.5.", "encoder.x_layers.5.")
+    assert said["new"] == [name for name in own if name.removeprefix("lxmert.").startswith(deeper)]
+    assert (said["loaded"], said["left_over"]) == (len(weights), [])
+    assert all(torch.equal(own[name], weight) for name, weight in weights.items())
+
+
+def test_a_shallower_cell_leaves_the_deeper_layers_over(bench: Bench) -> None:
+    said, own, weights = loaded(bench, one_step(layers=(1, 2, 1)), one_step())
+    assert said["new"] == []
+    assert said["left_over"] == sorted(set(weights) - set(own))
+    assert all(".layer.1." in name or ".x_layers.1." in name for name in said["left_over"])
+
+
+def test_a_variants_own_parameters_are_new(bench: Bench) -> None:
+    said, own, _ = loaded(bench, one_step("span_entmax"), one_step())
+    assert said["new"] == [name for name in own if name.endswith((".share", ".inner.a"))]
+
+
+def test_a_start_of_the_same_variant_gives_its_parameters_too(bench: Bench) -> None:
+    said, own, weights = loaded(bench, one_step("span"), one_step("span"))
+    assert said["new"] == []
+    assert all(torch.equal(own[name], weight) for name, weight in weights.items())
+
+
+def test_a_cell_trains_from_the_weights_of_its_start(bench: Bench) -> None:
+    """Its first evaluation is the start's last."""
+    start = bench.finished(SOFTMAX, "start")
+    record = bench.finished(one_step(start=SOFTMAX), "row", start="start")
+    for name in ("accuracy", "loss"):
+        assert record.metrics()[name].iloc[0] == start.metrics()[name].iloc[-1]
+
+
+def test_what_was_loaded_from_the_start_is_recorded(bench: Bench) -> None:
+    bench.finished(one_step(), "start")
+    record = bench.finished(one_step("span", arguments={}), "row", start="start")
+    [segment] = read_lines(record.path / "segments.jsonl")
+    assert segment["start"]["id"] == "start"
+    assert all(name.endswith(".share") for name in segment["start"]["new"])
+
+
+def test_a_start_of_another_size_is_refused_with_its_first_tensor(bench: Bench) -> None:
+    wider = dataclasses.replace(CELL.model, width=16)
+    with pytest.raises(UserError, match=r"another shape there, lxmert\.embeddings.*same model and data set"):
+        loaded(bench, one_step(model=wider), one_step())
+
+
+def test_a_cell_whose_start_does_not_fit_fails_for_its_configuration(bench: Bench) -> None:
+    bench.finished(one_step(), "start")
+    wider = dataclasses.replace(CELL.model, width=16)
+    assert bench.failure(one_step(model=wider), "row", start="start")["kind"] == "data or configuration"
+
+
+def test_a_start_that_is_not_finished_is_refused(bench: Bench) -> None:
+    model = build_model(one_step(), bench.dataset)
+    with pytest.raises(UserError, match=r"The start absent is missing\. Run it first"):
+        load_start(model, bench.folder.cell("absent"))
+
+
+# One step
+
+
+def test_the_layers_of_a_step_depend_on_the_seed_and_the_step_alone(bench: Bench) -> None:
+    """Whatever was drawn before: a cell that resumes has drawn other numbers."""
+    batch = bench.dataset.batch(bench.dataset.rows("train")[:7])
+
+    def loss(step: int, draws: int) -> float:
+        torch.manual_seed(0)
+        model = build_model(CELL, bench.dataset).train()
+        torch.rand(draws)
+        optimiser = torch.optim.SGD(model.parameters())
+        return training.train_step(model, optimiser, batch, CELL, step, torch.device("cpu")).item()
+
+    assert loss(3, draws=0) == loss(3, draws=5)
+    assert len({loss(step, draws=0) for step in range(5)}) == 5
+
+
+def test_the_loss_is_the_mean_cross_entropy_times_the_number_of_answers() -> None:
+    logits = torch.tensor([[0.0, 2.0], [-1.0, 0.5]], dtype=torch.float64)
+    targets = torch.tensor([[0.3, 1.0], [0.0, 0.6]], dtype=torch.float64)
+    p = 1 / (1 + np.exp(-logits.numpy()))
+    t = targets.numpy()
+    expected = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean() * 2
+    assert training.answer_loss(logits, targets).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_penalties_of_all_sites_are_added(bench: Bench) -> None:
+    model = build_model(dataclasses.replace(SOFTMAX, variant="span"), bench.dataset)
+    expected = sum(5e-6 * 1024 * weights.share.mean().item() for _, weights in model.sites())
+    with torch.no_grad():
+        assert float(training.penalty(model)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_learned_parameters_stay_in_their_range_during_training(bench: Bench) -> None:
+    protocol = dataclasses.replace(ADAMW, learning_rate=5.0, clip=1e6)
+    record = bench.finished(dataclasses.replace(SOFTMAX, variant="span", protocol=protocol))
+    spans = pd.DataFrame(record.sites()["span"].tolist()).to_numpy()
+    assert spans.min() >= 0
+    assert spans.max() <= 1024
