@@ -67,7 +67,7 @@ class Weights(nn.Module):
     """How one attention block turns scores into weights. A method writes ``forward``."""
 
     normalised = True
-    """Rows sum to 1; False for methods whose rows need not."""
+    """Rows sum to 1, or to 0 where nothing is left to attend; False for methods whose rows need not."""
     dropout = 0.0
     """Rate of dropout on the weights in training; the model sets it."""
 

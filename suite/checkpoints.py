@@ -24,8 +24,9 @@ from suite.records import read_json, write_json
 def save(folder: Path, step: int, model: dict[str, Tensor], training: dict[str, Any] | None) -> None:
     """Writes the checkpoint of ``step``; without ``training`` it is a final one, and the only one kept."""
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".step-*"):  # By a kill in the middle of a save.
+        shutil.rmtree(left, ignore_errors=True)
     temporary = folder / f".step-{step:08d}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / "model.safetensors")
     if training is not None:
@@ -51,15 +52,16 @@ def load_model(folder: Path) -> dict[str, Tensor]:
     return load_file(path / "model.safetensors")
 
 
-def load(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+def load(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any] | None] | None:
     """Step, model and training state of the newest undamaged checkpoint; None where there is none yet.
 
-    Raises UserError where there are checkpoints and all are damaged.
+    A final checkpoint has no training state. Raises UserError where there are checkpoints and all are damaged.
     """
     if not steps(folder):
         return None
     step, path = _newest(folder) or _none(folder)
-    training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
+    state = path / "training.pt"
+    training = torch.load(state, weights_only=True, map_location="cpu") if state.exists() else None
     return step, load_file(path / "model.safetensors"), training
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         _say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
     print(_build_report(folder))
-    return _digest_failures(folder, {job.id for job in chosen}, arguments.words)
+    return _digest(folder, [job.id for job in chosen], arguments.words)
 
 
 def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> None:
@@ -99,13 +99,12 @@ def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Wor
 
 def _plan(arguments: argparse.Namespace) -> int:
     from suite import plan
-    from suite.progress import describe
 
     folder, jobs, workplace, _ = _prepare(arguments)
     rows = [
         {
             "id": job.id,
-            "what": describe(job),
+            "what": plan.describe(job),
             "start": job.start,
             "steps": job.cell.protocol.steps,
             "state": folder.cell(job.id).state,
@@ -125,6 +124,7 @@ def _status(arguments: argparse.Namespace) -> int:
         {
             "id": cell["id"],
             "role": cell["role"],
+            "variant": cell["variant"],
             "layers": "-".join(map(str, cell["layers"])),
             "state": f"{cell['state']} (stale)" if cell["stale"] else cell["state"],
             "step": f"{_last_step(folder, cell['id'])}/{cell['steps']}",
@@ -132,7 +132,7 @@ def _status(arguments: argparse.Namespace) -> int:
         for cell in cells.to_dict("records")
     ]
     _print_table(rows, arguments.json)
-    _digest_failures(folder, set(cells["id"]), ["run", arguments.study])
+    _say_failures(folder, cells["id"])
     return 0
 
 
@@ -195,18 +195,23 @@ def _flops(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _digest_failures(folder: StudyFolder, chosen: set[str], command: Sequence[str]) -> int:
-    """Says which of the chosen cells are not finished, why, and how to run them again; 1 where there are any."""
-    bad = [cell_id for cell_id in sorted(chosen) if folder.cell(cell_id).state != "finished"]
-    for cell_id in bad:
-        failure = folder.cell(cell_id).failure()
-        if failure:
-            _say(f"failed: {cell_id}: {failure['message']}\n  at  {failure['where']}\n  log {failure['log']}")
-        else:
+def _digest(folder: StudyFolder, chosen: Sequence[str], command: Sequence[str]) -> int:
+    """Says what of the chosen cells did not finish, and how to run it again; 1 where there is anything."""
+    missing = [cell_id for cell_id in chosen if folder.cell(cell_id).state != "finished"]
+    for cell_id in missing:
+        if folder.cell(cell_id).state != "failed":
             _say(f"not finished: {cell_id}: its worker died or was stopped.")
-    if bad:
-        _say(f"{len(bad)} of {len(chosen)} cells did not finish. Run them again: ablate {shlex.join(command)}")
-    return 1 if bad else 0
+    _say_failures(folder, missing)
+    if missing:
+        _say(f"{len(missing)} of {len(chosen)} cells did not finish. Run them again: ablate {shlex.join(command)}")
+    return 1 if missing else 0
+
+
+def _say_failures(folder: StudyFolder, cells: Iterable[str]) -> None:
+    for cell_id in cells:
+        if failure := folder.cell(cell_id).failure():
+            _say(f"failed: {cell_id}: {failure['message']}")
+            _say(f"  at  {failure['where']}\n  log {failure['log']}")
 
 
 def _print_table(rows: list[dict], as_json: bool) -> None:

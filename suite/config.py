@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -185,13 +186,13 @@ def _coerce_scalar(name: str, kind: type, value: Any) -> Scalar:
             return {"true": True, "false": False}[str(value).lower()]
         if kind is int and float(value) == int(float(value)) and not isinstance(value, bool):
             return int(float(value))
-        if kind is float and not isinstance(value, bool):
+        if kind is float and not isinstance(value, bool) and math.isfinite(float(value)):
             return float(value)
         if kind is str and isinstance(value, str):
             return value
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         pass
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    wanted = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}[kind]
     raise UserError(f"{name} takes {wanted}; received {value!r}.")
 
 
@@ -235,6 +236,8 @@ def without_defaults(value: Any) -> dict[str, Any]:
     plain = {}
     for item in dataclasses.fields(value):
         current = getattr(value, item.name)
+        if item.type == "float":
+            current = float(current)  # A study file says 1 where --set reads 1.0.
         default = item.default
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()

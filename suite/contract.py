@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from suite import flops
-from suite.attention import Positions, Tokens, Variant, Weights
+from suite.attention import Depth, Positions, Tokens, Variant, Weights
 from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 from suite.training import answer_loss, is_variants_own, penalty, varied
@@ -28,6 +29,7 @@ SIZE = LxmertConfig(
 QUESTIONS, WORDS, REGIONS = 5, 9, 6
 # Batching changes the order of sums, no more.
 ROUNDING = 1e-5
+SITE_COLUMNS = ("step", "site", "stack", "queries", "keys", "index", "density")
 
 
 class BrokenPromise(UserError):
@@ -43,24 +45,17 @@ def check(variant: Variant) -> list[str]:
 
 def weights_are_non_negative(variant: Variant) -> None:
     """No weight is below zero or not a number."""
-    for name, weights, _, _ in _attention(variant):
-        _expect((weights >= 0).all(), f"{name} has a weight of {weights.min():.3g}")
+    _expect_non_negative(_model(variant))
 
 
 def rows_sum_to_one(variant: Variant) -> None:
     """Rows of weights sum to 1 where the method says so; a row without a key to attend is zeros."""
-    for name, weights, mask, normalised in _attention(variant):
-        attended = mask.any(-1).expand(weights.shape[:-1])
-        sums = weights.sum(-1)
-        _expect(not sums[~attended].any(), f"{name} gives weight in a row with nothing to attend")
-        if normalised:
-            error = (sums[attended] - 1).abs().max()
-            _expect(error < ROUNDING, f"{name} has a row that misses a sum of 1 by {error:.3g}")
+    _expect_rows(_model(variant))
 
 
 def masked_keys_get_nothing(variant: Variant) -> None:
     """A key that may not be attended has a weight of exactly 0."""
-    for name, weights, mask, _ in _attention(variant):
+    for name, weights, mask, _ in _attention(_model(variant)):
         most = weights.masked_fill(mask.expand_as(weights), 0).max()
         _expect(most == 0, f"{name} gives a masked key a weight of {most:.3g}")
 
@@ -106,14 +101,18 @@ def gradients_are_finite(variant: Variant) -> None:
 
 
 def projection_keeps_the_weights_valid(variant: Variant) -> None:
-    """After large steps and ``project`` the weights are still finite."""
+    """After large steps and ``project`` the logits are finite and the weights still keep their promises."""
     model = _model(variant).train()
+    if not any(True for part in varied(model) for _ in part.parameters(recurse=False)):
+        return
     with torch.no_grad():
         for part in varied(model):
             for weight in part.parameters(recurse=False):
                 weight.add_(100 * torch.randn_like(weight))
             part.project()
     _expect(model(**_inputs()).isfinite().all(), "after a large step and project the logits are not finite")
+    _expect_non_negative(model)
+    _expect_rows(model)
 
 
 def arguments_survive_json(variant: Variant) -> None:
@@ -138,13 +137,35 @@ def statistics_are_plain(variant: Variant) -> None:
     for part in varied(_model(variant)):
         for name, value in part.stats().items():
             numbers = value if isinstance(value, list) else [value]
-            _expect(all(isinstance(x, int | float) for x in numbers), f"{name} holds {value!r}")
+            _expect(name not in SITE_COLUMNS, f"a statistic is called {name}, as a column of every site is")
+            _expect(
+                all(isinstance(x, int | float) and math.isfinite(x) for x in numbers), f"{name} holds {value!r}"
+            )
             _expect(len(numbers) in (1, SIZE.heads), f"{name} has {len(numbers)} numbers for {SIZE.heads} heads")
 
 
 def multiply_adds_are_counted(variant: Variant) -> None:
-    """fvcore counts every product of matrices."""
-    flops.count_reference(_model(variant), WORDS, REGIONS)
+    """fvcore counts every product of matrices, with the weights written out and without."""
+    for count in (flops.count_reference, flops.count_answer):
+        try:
+            count(_model(variant), WORDS, REGIONS)
+        except UserError as error:
+            raise BrokenPromise(str(error)) from None
+
+
+def layers_follow_the_generator(variant: Variant) -> None:
+    """The layers of a step ascend, are at least one, and are drawn from the step's generator alone."""
+    for stack, module in _model(variant).train().lxmert.encoder.depth.items():
+        depth = cast(Depth, module)
+        draws = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            generator = torch.Generator().manual_seed(0)
+            draws.append([list(depth.keep(generator)) for _ in range(5)])
+        _expect(draws[0] == draws[1], f"the {stack} stack runs other layers for the same generator")
+        for kept in draws[0]:
+            valid = kept and kept == sorted(set(kept)) and set(kept) <= set(range(depth.layers))
+            _expect(valid, f"the {stack} stack of {depth.layers} layers runs {kept}")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -160,6 +181,7 @@ CHECKS: tuple[Check, ...] = (
     checkpoint_adds_only_its_own,
     statistics_are_plain,
     multiply_adds_are_counted,
+    layers_follow_the_generator,
 )
 
 
@@ -184,13 +206,28 @@ def _inputs() -> dict[str, Any]:
     }
 
 
+def _expect_non_negative(model: LxmertForQuestionAnswering) -> None:
+    for name, weights, _, _ in _attention(model):
+        _expect((weights >= 0).all(), f"{name} has a weight of {weights.min():.3g}")
+
+
+def _expect_rows(model: LxmertForQuestionAnswering) -> None:
+    for name, weights, mask, normalised in _attention(model):
+        attended = mask.any(-1).expand(weights.shape[:-1])
+        sums = weights.sum(-1)
+        _expect(not sums[~attended].any(), f"{name} gives weight in a row with nothing to attend")
+        if normalised:
+            error = (sums[attended] - 1).abs().max()
+            _expect(error < ROUNDING, f"{name} has a row that misses a sum of 1 by {error:.3g}")
+
+
 @torch.no_grad()
-def _attention(variant: Variant) -> list[tuple[str, Tensor, Tensor, bool]]:
+def _attention(model: LxmertForQuestionAnswering) -> list[tuple[str, Tensor, Tensor, bool]]:
     """Weights, mask and whether rows sum to 1, of every site over small and large scores with every mask."""
     found = []
     generator = torch.Generator().manual_seed(0)
     for training in (False, True):
-        for site, weights in _model(variant).sites():
+        for site, weights in model.sites():
             weights.train(training)
             queries = "words" if site.queries == "both" else site.queries
             keys = "boxes" if site.keys == "both" else site.keys

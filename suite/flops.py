@@ -15,14 +15,19 @@ from math import prod
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from suite import registry
 from suite.config import Cell
 from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
+
+with warnings.catch_warnings():
+    # It scripts a function as it is imported, which torch warns of.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+    from fvcore.nn import FlopCountAnalysis
 
 # What fvcore names the products of matrices.
 PRODUCTS = ("linear", "matmul", "addmm", "bmm", "baddbmm", "einsum", "conv")
@@ -52,7 +57,8 @@ def count(module: nn.Module, *inputs: Tensor) -> Count:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The trace warns of every shape that it makes a constant.
-            with FlopCounterMode(display=False) as counter:
+            # Written out, because torch's counter does not know the fused attention of a CPU.
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 module(*inputs)
             by_operator = {name: int(flops) for name, flops in analysis.by_operator().items()}
             uncounted = dict(analysis.unsupported_ops())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from suite import provenance, registry
-from suite.config import Cell, Placement, Role, Scalar, Study, cell_id, override, to_plain
+from suite.config import Cell, Placement, Role, Scalar, Study, cell_id, from_plain, override, to_plain
 from suite.data.scoring import question_prior
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError, unknown
-from suite.records import StudyFolder
+from suite.records import StudyFolder, write_bytes
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,11 @@ def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None =
         if cell.dataset not in digests:
             digests[cell.dataset] = open_data(data, cell.dataset, progress).digest
         source = registry.source_digest(cell.variant)
-        defaults = dataclasses.asdict(registry.find("variant", cell.variant)())
-        varied = {name: value for name, value in cell.arguments.items() if value != defaults[name]}
-        name = cell_id(dataclasses.replace(cell, arguments=varied), source, digests[cell.dataset], start)
-        jobs.setdefault(name, Job(name, cell, role, start))
+        varied = dataclasses.replace(cell, arguments=varied_arguments(cell))
+        name = cell_id(varied, source, digests[cell.dataset], start)
+        # A row that another row starts from is a row, whichever is met first.
+        if name not in jobs or (jobs[name].role == "start" and role == "row"):
+            jobs[name] = Job(name, cell, role, start)
         return name
 
     for cell in study.cells:
@@ -106,16 +107,24 @@ def resolve(cell: Cell) -> Cell:
     for name in cell.arguments:
         if name not in fields:
             raise unknown(f"argument of {cell.variant}", name, fields)
-    arguments: dict[str, Scalar] = dataclasses.asdict(variant(**cell.arguments))
+    arguments: dict[str, Scalar] = dataclasses.asdict(from_plain(variant, cell.arguments))
     return dataclasses.replace(cell, arguments=arguments)
 
 
+def varied_arguments(cell: Cell) -> dict[str, Scalar]:
+    """The arguments of a resolved cell that differ from its variant's defaults."""
+    defaults = dataclasses.asdict(registry.find("variant", cell.variant)())
+    return {name: value for name, value in cell.arguments.items() if value != defaults[name]}
+
+
 def selected(jobs: Sequence[Job], variants: Sequence[str] | None) -> list[Job]:
-    """The jobs of the named variants (all without names), the starts that they need, and the floors."""
+    """The rows of the named variants and the starts that they need; every job where no name is given."""
     if not variants:
         return list(jobs)
     wanted = {job.id for job in jobs if job.role == "row" and job.cell.variant in variants}
-    wanted |= {job.start for job in jobs if job.id in wanted and job.start}
+    for job in reversed(jobs):  # A start stands before what needs it, a start's own start too.
+        if job.id in wanted and job.start:
+            wanted.add(job.start)
     return [job for job in jobs if job.id in wanted]
 
 
@@ -141,14 +150,24 @@ def write_study(folder: StudyFolder, study: Study, jobs: Iterable[Job], data: Pa
     )
 
 
+def describe(job: Job) -> str:
+    """A cell in a few words, arguments at their defaults left out: ``layerdrop p=0 10-6-6``."""
+    arguments = " ".join(f"{name}={value}" for name, value in varied_arguments(job.cell).items())
+    layers = "-".join(map(str, job.cell.layers))
+    role = {"row": "", "start": "(start)", "floor": "(floor: mean pictures)"}[job.role]
+    return " ".join(filter(None, (job.cell.variant, arguments, layers, role)))
+
+
 def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...]:
     """Copies plug-in files into the study's folder, where every node finds them and readers do later."""
     kept = []
     for plugin in plugins:
-        target = folder.path / "plugins" / plugin.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or target.read_bytes() != plugin.read_bytes():
-            shutil.copyfile(plugin, target)
+        # By content: an edited file must not change what the workers of a running launch load.
+        content = plugin.read_bytes()
+        target = folder.path / "plugins" / hashlib.sha256(content).hexdigest()[:10] / plugin.name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target, content)
         kept.append(str(target))
     return tuple(kept)
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from suite.config import Cell
-from suite.plan import Job
+from suite.plan import Job, describe
 from suite.records import State
 from suite.training import Progress
 
@@ -95,14 +95,6 @@ class Display:
                 clock(time.monotonic() - running.began),
             )
         return table
-
-
-def describe(job: Job) -> str:
-    """A cell in a few words: ``layerdrop p=1 10-6-6``, with its role where it is not a row."""
-    arguments = " ".join(f"{name}={value}" for name, value in job.cell.arguments.items())
-    layers = "-".join(map(str, job.cell.layers))
-    role = {"row": "", "start": "(start)", "floor": "(floor: mean pictures)"}[job.role]
-    return " ".join(filter(None, (job.cell.variant, arguments, layers, role)))
 
 
 def clock(seconds: float) -> str:

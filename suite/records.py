@@ -83,10 +83,13 @@ class CellFolder:
             file.writelines(_dumps(line) + "\n" for line in lines)
 
     def cut_back(self, step: int) -> None:
-        """Forget every line after ``step``: the cell resumes from the checkpoint of that step."""
-        for name in ("metrics", "sites"):
+        """Forget every line after ``step``: the cell resumes from the checkpoint of that step.
+
+        Segments say where the run was, and all stay; what a kill left of a line goes from every file.
+        """
+        for name in ("metrics", "sites", "segments"):
             path = self.path / f"{name}.jsonl"
-            kept = [line for line in read_lines(path) if line["step"] <= step]
+            kept = [line for line in read_lines(path) if name == "segments" or line["step"] <= step]
             write_text(path, "".join(_dumps(line) + "\n" for line in kept))
 
     def write_predictions(self, table: pd.DataFrame) -> None:

@@ -105,12 +105,16 @@ def source_digest(name: str) -> str:
         files = {module: _file_of(module)}
     else:
         raise unknown("variant", name, names("variant"))
-    waiting = list(files.values())
+    waiting = list(files.items())
     while waiting:
-        for imported in _imports(waiting.pop()):
-            if imported.partition(".")[0] in _registering_packages() and imported not in files:
+        for imported in _imports(*waiting.pop()):
+            if (
+                imported not in files
+                and imported.partition(".")[0] in _registering_packages()
+                and _is_module(imported)
+            ):
                 files[imported] = _file_of(imported)
-                waiting.append(files[imported])
+                waiting.append((imported, files[imported]))
     return _digest(files)
 
 
@@ -132,14 +136,23 @@ def _file_of(module: str) -> Path:
     return Path(spec.origin)
 
 
-def _imports(path: Path) -> list[str]:
-    """The modules that the file at ``path`` imports by their full names."""
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # A name inside a module that is no package.
+        return False
+
+
+def _imports(module: str, path: Path) -> list[str]:
+    """The full names of what ``module``, the file at ``path``, imports: modules, and names that may be modules."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.append(node.module)
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            found += [source, *(f"{source}.{alias.name}" for alias in node.names)]
     return found
 
 

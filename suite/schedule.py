@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import psutil
 import ray
 import torch
 from ray import tune
@@ -140,7 +142,7 @@ def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
 
 def _fit(jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
-    scratch = Path(workplace.study).resolve() / f".ray-{os.getpid()}"
+    scratch = _scratch(Path(workplace.study))
     placement = workplace.placement
     try:
         tune.Tuner(
@@ -160,6 +162,14 @@ def _fit(jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:
         ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch(study: Path) -> Path:
+    """Where Tune writes what nobody reads; what killed drivers of this machine left is removed."""
+    for left in study.glob(f".ray-{socket.gethostname()}-*"):
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    return study / f".ray-{socket.gethostname()}-{os.getpid()}"
 
 
 def _trial(config: dict[str, Any]) -> None:

@@ -117,8 +117,11 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     if (resumed := checkpoints.load(record.checkpoints)) is not None:
         step, weights, state = resumed
         model.load_state_dict(weights)
-        optimiser.load_state_dict(state["optimiser"])
-        seconds = state["seconds"]
+        if state is None:  # Killed after the final checkpoint: only the test is left.
+            seconds = float(record.metrics()["seconds"].iloc[-1])
+        else:
+            optimiser.load_state_dict(state["optimiser"])
+            seconds = state["seconds"]
     record.cut_back(step if resumed else -1)
     record.append(
         "segments",
@@ -284,6 +287,7 @@ def predict(
         yield batch.rows, logits.float().cpu(), targets.cpu()
 
 
+@torch.no_grad()
 def _evaluate(
     record: CellFolder,
     model: LxmertForQuestionAnswering,
@@ -308,6 +312,9 @@ def _evaluate(
         "accuracy": 100 * score / len(rows),
         "learning_rate": learning_rate(cell.protocol, step - 1) if step else None,
     }
+    for name in ("loss", "penalty"):
+        if not np.isfinite(metrics[name]):
+            raise NotFinite(f"The validation {name} is {metrics[name]} at step {step}. Lower the learning rate.")
     record.append("sites", _site_lines(model, dataset, cell, step))
     record.append("metrics", [metrics])
     return metrics

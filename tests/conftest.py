@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,11 +14,6 @@ import torch
 
 from suite import registry
 from suite.data.store import write_dataset
-
-with warnings.catch_warnings():
-    # It scripts a function as it is imported, which torch 2.13 warns of.
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-    import fvcore.nn  # noqa: F401
 
 torch.set_num_threads(1)
 # A busy machine must not turn a slow example into a failure.

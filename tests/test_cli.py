@@ -64,16 +64,14 @@ class Raises(Variant):
 """
 
 
-def command(*arguments: object, cwd: Path, small: bool = True) -> list[str]:
+def command(*arguments: object, small: bool = True) -> list[str]:
     settings = [part for setting in SMALL for part in ("--set", setting)] if small else []
     return [*ABLATE, *map(str, arguments), *settings]
 
 
 def ablate(*arguments: object, cwd: Path, small: bool = False, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs the command in ``cwd``; its exit code must be ``expect``, and never with a traceback."""
-    done = subprocess.run(
-        command(*arguments, cwd=cwd, small=small), cwd=cwd, capture_output=True, text=True, timeout=400
-    )
+    done = subprocess.run(command(*arguments, small=small), cwd=cwd, capture_output=True, text=True, timeout=400)
     assert done.returncode == expect, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -173,7 +171,7 @@ def test_killed_grid_continues_to_the_same_records(
     """kill -9 of the command and its workers, twice, at moments when cells are half done."""
     for wanted in (1, 4):
         process = subprocess.Popen(
-            command("run", "--data", data, "--cpus", 2, cwd=tmp_path),
+            command("run", "--data", data, "--cpus", 2),
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -217,7 +215,7 @@ def _stamp(cell: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in cell.glob("*.*")}
 
 
-@pytest.fixture()
+@pytest.fixture
 def stray() -> object:
     """Ray's processes that a test leaves behind, which must be none."""
     before = _ray_processes()

@@ -162,8 +162,8 @@ def test_an_argument_of_another_type_is_refused(argument: str, value: object) ->
 def test_a_data_set_that_is_missing_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = []
 
-    def find(kind: str, name: str) -> Callable[[Path], None]:
-        return lambda folder: prepared.append((kind, name, folder))
+    def find(kind: str, name: str) -> Callable[..., None]:
+        return lambda folder, *_: prepared.append((kind, name, folder))
 
     monkeypatch.setattr(registry, "find", find)
     with pytest.raises(UserError, match="does not exist"):

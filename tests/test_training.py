@@ -117,7 +117,7 @@ def test_a_cell_learns_what_the_pictures_show(finished: tuple[Bench, CellFolder]
     result = finished[1].result() or {}
     assert result["accuracy"]["test"] > 45
     losses = finished[1].metrics()["train_loss"]
-    assert losses.iloc[-1] < 0.7 * losses.iloc[1]
+    assert losses.iloc[-1] < 0.9 * losses.iloc[1]
 
 
 def test_the_result_has_the_accuracy_of_the_predictions(finished: tuple[Bench, CellFolder]) -> None:
