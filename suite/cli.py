@@ -249,7 +249,9 @@ def _setting(text: str) -> tuple[str, str]:
 
 def _shared_folder(text: str) -> Path:
     if "://" in text:
-        raise UserError(f"{text} is an object store. Give --runs a folder on a file system that all nodes see.")
+        raise argparse.ArgumentTypeError(
+            f"{text} is an object store; give a folder on a file system that all nodes see"
+        )
     return Path(text)
 
 

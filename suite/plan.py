@@ -168,7 +168,7 @@ def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, content)
-        kept.append(str(target))
+        kept.append(str(target.resolve()))
     return tuple(kept)
 
 

@@ -123,13 +123,9 @@ def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
     if not cluster.address:
         here = {"num_cpus": cluster.cpus or os.cpu_count(), "num_gpus": cluster.gpus, "include_dashboard": False}
     try:
-        ray.init(
-            address=cluster.address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **here,
-        )
-    except ConnectionError as error:
+        _knock(cluster.address)
+        ray.init(address=cluster.address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
+    except OSError as error:
         raise UserError(
             f"No Ray cluster answers at {cluster.address}: {error}. Start one (`ray start --head`), or leave "
             "--address out to use this machine."
@@ -138,6 +134,13 @@ def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nothing listens at host:port; Ray itself would wait there for ever."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _fit(jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:

@@ -59,11 +59,19 @@ def run_cell(job: Job, workplace: Workplace, report: Callable[[Progress], None])
     """Trains, tests and records one cell; True where it is finished afterwards.
 
     Continues from the newest checkpoint. Whatever goes wrong in code or data is written to ``failure.json``
-    and the log of the cell, not raised: only what ends the process escapes.
+    and the log of the cell, not raised. Raises UserError where even that cannot be written.
     """
     record = StudyFolder(workplace.study).cell(job.id)
-    if record.state == "finished":
-        return True
+    try:
+        return record.state == "finished" or _run_recorded(job, workplace, record, report)
+    except OSError as error:
+        raise UserError(
+            f"The record {record.path} cannot be written: {error.strerror}. Mend that and run the same command: "
+            "finished cells stay, and this one continues from its last checkpoint."
+        ) from error
+
+
+def _run_recorded(job: Job, workplace: Workplace, record: CellFolder, report: Callable[[Progress], None]) -> bool:
     restarted = record.state != "missing" and record.config()["code"]["engine"] != provenance.engine_digest()
     if restarted:
         record.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ import pytest
 
 ABLATE = [sys.executable, "-m", "suite"]
 SMALL = ("layers=2,2,2", "width=16", "heads=2", "intermediate=16", "steps=24", "evaluations=4", "batch_size=16")
+# Both depths of LayerDrop with p = 1 become one cell where every row has the same layers.
+CELLS = 8
 TOPK = """
 from dataclasses import dataclass
 
@@ -118,7 +121,7 @@ def assert_same_records(one: Path, other: Path) -> None:
 
 
 def test_every_cell_is_recorded_whole(whole: Path) -> None:
-    assert len(cells(whole)) == 9
+    assert len(cells(whole)) == CELLS
     for cell in cells(whole).values():
         recorded = content(cell)
         result = recorded["result"]
@@ -150,10 +153,12 @@ def test_report_needs_nothing_but_records(whole: Path) -> None:
     assert "Table 1" in shown
     assert "Table 2" in shown
     table = pd.read_csv(whole / "runs/demo/report/tables.csv")
-    accuracies = {
-        json.loads((cell / "result.json").read_text())["accuracy"]["test"] for cell in cells(whole).values()
-    }
-    assert set(table["test_accuracy"].dropna()) <= accuracies
+    measured = table[table["cells"].notna()].set_index("cells")["test_accuracy"]
+    compared = [cell["id"] for cell in _study(whole)["cells"] if cell["role"] != "start"]
+    assert sorted(measured.index) == sorted(compared)
+    for name in compared:
+        result = json.loads((cells(whole)[name] / "result.json").read_text())
+        assert measured[name] == result["accuracy"]["test"]
 
 
 def test_ray_leaves_the_records_that_one_process_leaves(
@@ -161,7 +166,7 @@ def test_ray_leaves_the_records_that_one_process_leaves(
 ) -> None:
     done = ablate("run", "--data", data, "--cpus", 2, cwd=tmp_path, small=True)
     assert_same_records(whole, tmp_path)
-    assert "9 of 9 cells" in done.stderr
+    assert f"{CELLS} of {CELLS} cells" in done.stderr
     assert not list(tmp_path.glob("runs/demo/.ray*"))
 
 
@@ -182,12 +187,13 @@ def test_killed_grid_continues_to_the_same_records(
             family = psutil.Process(process.pid).children(recursive=True)
             process.kill()
             for member in family:
-                if member.is_running() and "ray::" in " ".join(member.cmdline()):
-                    member.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # It may have died with the command.
+                    if "ray::" in " ".join(member.cmdline()):
+                        member.kill()
             process.wait()
     finished = {name: _stamp(cell) for name, cell in cells(tmp_path).items() if (cell / "result.json").exists()}
     assert finished
-    assert len(finished) < 9
+    assert len(finished) < CELLS
     ablate("run", "--data", data, "--cpus", 2, cwd=tmp_path, small=True)
     assert_same_records(whole, tmp_path)
     assert {name: _stamp(cells(tmp_path)[name]) for name in finished} == finished
@@ -220,7 +226,7 @@ def stray() -> object:
     """Ray's processes that a test leaves behind, which must be none."""
     before = _ray_processes()
     yield []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90  # Ray's agents outlive a killed raylet by a minute.
     while (left := _ray_processes() - before) and time.monotonic() < deadline:
         time.sleep(0.2)
     for pid in left:
@@ -242,11 +248,13 @@ def test_plugin_gets_rows_and_an_edit_trains_anew(whole: Path, data: Path, tmp_p
     plugin = tmp_path / "topk.py"
     plugin.write_text(TOPK)
     run = ("run", "--data", data, "--no-ray", "--plugin", plugin, "--variants", "softmax,topk")
-    shown = ablate(*run, cwd=tmp_path, small=True).stdout
-    assert "topk" in shown
+    assert "topk" in ablate(*run, cwd=tmp_path, small=True).stdout
     first = {name for name in cells(tmp_path) if name.startswith("topk")}
     assert len(first) == 1
-    assert list((tmp_path / "runs/demo/report/figures").glob("density-topk*"))
+    table = pd.read_csv(tmp_path / "runs/demo/report/tables.csv")
+    row = table[table["cells"].fillna("").str.startswith("topk")].squeeze()
+    assert row["macs_reference"] > 0
+    assert 0 <= row["test_accuracy"] <= 100
     assert "nothing to run" in ablate(*run, cwd=tmp_path, small=True).stderr
 
     plugin.write_text(TOPK.replace("k: int = 3", "k: int = 2"))
@@ -340,8 +348,8 @@ def test_full_disk_is_said_and_loses_nothing(data: Path, tmp_path: Path) -> None
         pytest.skip("mounting a small file system needs root")
     try:
         run = ("run", "--data", data, "--runs", disk, "--no-ray", "--variants", "softmax")
-        done = ablate(*run, cwd=tmp_path, small=True, expect=1)
-        assert "No space left on device" in done.stderr
+        done = ablate(*run, cwd=tmp_path, small=True, expect=2)
+        assert "cannot be written: No space left on device" in done.stderr
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         ablate(*run, cwd=tmp_path, small=True)
     finally:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from suite.config import Cell, ModelSize, Protocol, Study
 
 SIZE = ModelSize(width=64, heads=4, intermediate=128, hidden_dropout=0.0, attention_dropout=0.0)
-LEARN = Protocol(steps=1200, batch_size=64, optimizer="adamw", schedule="linear", learning_rate=1.2e-3, clip=1.0)
+LEARN = Protocol(steps=1000, batch_size=64, optimizer="adamw", schedule="linear", learning_rate=1.2e-3, clip=1.0)
 ADAPT = replace(LEARN, steps=300, learning_rate=4e-4)
 
 

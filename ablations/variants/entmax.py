@@ -80,21 +80,28 @@ def _solve(scores: Tensor, e: Tensor) -> Tensor:
     below = (scores - top.masked_fill(top == -torch.inf, 0.0)) * e
     k = 1 / e
     shift = torch.zeros_like(top)
-    # Before rows are divided by their sums these may be above 1 by the last digits of their parts.
-    tolerance = 4 * torch.finfo(scores.dtype).eps
+    # Newton's error nearly squares with each step: from here one more reaches the last digit.
+    near = torch.finfo(scores.dtype).eps ** (2 / 3)
+    powers, shifted = _powers(below, shift, k)
     for _ in range(STEPS):
-        inner = below - shift
-        support = (inner > EDGE - 1).to(scores.dtype)
-        inner.clamp_(min=EDGE - 1)
-        powers = torch.log1p(inner).mul_(k).exp_().mul_(support)
         total = powers.sum(-1, keepdim=True)
-        if (total - 1).max() <= tolerance:
-            break
-        slope = (powers / inner.add_(1)).sum(-1, keepdim=True)
+        slope = (powers / shifted).sum(-1, keepdim=True)
         # (N - 1) S_k / (N S_(k-1)) with N = S_k^(1/k); a row with nothing to attend stays where it is.
         log_norm = e * total.clamp(min=torch.finfo(scores.dtype).tiny).log()
         shift = shift - torch.expm1(-log_norm) * total / slope.masked_fill(slope == 0, 1.0)
+        powers, shifted = _powers(below, shift, k)
+        if (total - 1).max() <= near:
+            break
+    total = powers.sum(-1, keepdim=True)
     return powers / total.masked_fill(total == 0, 1.0)
+
+
+def _powers(below: Tensor, shift: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """[1 + below - shift]_+^k and its base, which is kept above 0; exactly 0 outside the support."""
+    inner = below - shift
+    support = (inner > EDGE - 1).to(inner.dtype)
+    inner.clamp_(min=EDGE - 1)
+    return torch.log1p(inner).mul_(k).exp_().mul_(support), inner.add_(1)
 
 
 def _alpha_derivative(p: Tensor, log_p: Tensor, u: Tensor, total: Tensor) -> Tensor:
