@@ -1,4 +1,4 @@
-"""Runs every command of the README's console blocks, with reduced steps, in a copy of its own folders."""
+"""Runs what the README shows, in a folder of its own and with few steps: console blocks, files, Python."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REDUCED = "--set steps=6 --set evaluations=2"
+# make run is this command behind an installation that CI has done; the tests are CI's next step.
 COVERED = {"make run": "ablate run", "make test": None}
-"""What CI runs otherwise: the demo as the command that make calls, the tests after this script."""
 
 
 def main(folder: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, content in re.findall(r"```python title=(\S+)\n(.*?)```", readme, re.DOTALL):
-        (folder / name).write_text(content, encoding="utf-8")
-    blocks = re.findall(r"```console\n(.*?)```", readme, re.DOTALL)
-    commands = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-    for command in commands:
-        command = COVERED.get(command, command)
-        if command is None:
-            continue
-        if re.match(r"ablate (run|plan)\b", command):
-            command += f" {REDUCED}"
-        print(f"$ {command}", flush=True)
-        subprocess.run(f"{ROOT}/.venv/bin/{command}", shell=True, cwd=folder, check=True)
+    for kind, name, content in re.findall(r"```(console|python)(?: title=(\S+))?\n(.*?)```", readme, re.DOTALL):
+        if name:
+            (folder / name).write_text(content, encoding="utf-8")
+        elif kind == "python":
+            run(f"python -c '{content}'", folder)
+        else:
+            for line in content.splitlines():
+                command = COVERED.get(line.removeprefix("$ "), line.removeprefix("$ "))
+                if command is not None:
+                    reduced = REDUCED if re.match(r"ablate (run|plan)\b", command) else ""
+                    run(f"{command} {reduced}", folder)
+
+
+def run(command: str, folder: Path) -> None:
+    print(f"$ {command}", flush=True)
+    subprocess.run(f"{ROOT}/.venv/bin/{command}", shell=True, cwd=folder, check=True)
 
 
 main(Path(sys.argv[1]))
