@@ -161,8 +161,9 @@ def _variants(arguments: argparse.Namespace) -> int:
         return 0
     from suite.contract import check
 
-    for line in check(registry.find("variant", arguments.name)()):
-        print(line)
+    for name in [arguments.name] if arguments.name else registry.names("variant"):
+        for line in check(registry.find("variant", name)()):
+            print(f"{name}: {line}")
     return 0
 
 
@@ -296,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
 
     variants = commands.add_parser("variants", help="what is registered")
     variants.add_argument("action", nargs="?", choices=("list", "check"), default="list")
-    variants.add_argument("name", nargs="?")
+    variants.add_argument("name", nargs="?", help="the one to check; all of them without a name")
     variants.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE")
     variants.set_defaults(command=_variants)
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from suite import provenance, registry
 from suite.config import Cell, Placement, Role, Scalar, Study, cell_id, from_plain, override, to_plain
@@ -14,6 +15,9 @@ from suite.data.scoring import question_prior
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError, unknown
 from suite.records import StudyFolder, write_bytes
+
+if TYPE_CHECKING:
+    from suite.attention import Variant
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,17 @@ def open_data(folder: Path, name: str, progress: Callable[[int, int], None] | No
 def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None = None) -> list[Job]:
     """Every cell of the study once, each after its start. Prepares the data sets that are missing."""
     jobs: dict[str, Job] = {}
-    digests: dict[str, str] = {}
+    datasets: dict[str, DataSet] = {}
 
     def add(cell: Cell, role: Role) -> str:
         cell = resolve(cell)
         start = add(cell.start, "start") if cell.start else None
-        if cell.dataset not in digests:
-            digests[cell.dataset] = open_data(data, cell.dataset, progress).digest
+        if cell.dataset not in datasets:
+            datasets[cell.dataset] = open_data(data, cell.dataset, progress)
+        datasets[cell.dataset].rows(*cell.train, cell.validation, cell.test)  # Names an unknown split.
         source = registry.source_digest(cell.variant)
         varied = dataclasses.replace(cell, arguments=varied_arguments(cell))
-        name = cell_id(varied, source, digests[cell.dataset], start)
+        name = cell_id(varied, source, datasets[cell.dataset].digest, start)
         # A row that another row starts from is a row, whichever is met first.
         if name not in jobs or (jobs[name].role == "start" and role == "row"):
             jobs[name] = Job(name, cell, role, start)
@@ -101,14 +106,19 @@ def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None =
 
 
 def resolve(cell: Cell) -> Cell:
-    """The cell with every argument of its variant spelled out; UserError for one that it does not take."""
+    """The cell with every argument of its variant spelled out.
+
+    Raises UserError for an argument that the variant does not take, or layers that it cannot have.
+    """
     variant = registry.find("variant", cell.variant)
     fields = {field.name for field in dataclasses.fields(variant)}
     for name in cell.arguments:
         if name not in fields:
             raise unknown(f"argument of {cell.variant}", name, fields)
-    arguments: dict[str, Scalar] = dataclasses.asdict(from_plain(variant, cell.arguments))
-    return dataclasses.replace(cell, arguments=arguments)
+    chosen: Variant = from_plain(variant, cell.arguments)
+    for stack, layers in zip(("language", "vision", "cross"), cell.layers, strict=True):
+        chosen.depth(stack, layers)
+    return dataclasses.replace(cell, arguments=dataclasses.asdict(chosen))
 
 
 def varied_arguments(cell: Cell) -> dict[str, Scalar]:

@@ -70,7 +70,7 @@ class Display:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def _left(self) -> float:
-        """Seconds until the last cell ends, if those that wait run as fast as those that run."""
+        """Seconds until the last cell ends, if those that wait run as fast as those that run; 0 if unknown."""
         speeds = [r.latest.questions_per_second for r in self.running.values() if r.latest]
         if not speeds:
             return 0.0
@@ -81,7 +81,9 @@ class Display:
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, title_justify="left")
-        table.title = f"{self.done} of {self.total} cells finished, about {clock(self._left())} left"
+        table.title = f"{self.done} of {self.total} cells finished"
+        if left := self._left():
+            table.title += f", about {clock(left)} left"
         for name in ("cell", "method", "step", "validation", "questions/s", "time"):
             table.add_column(name, justify="left" if name in ("cell", "method") else "right")
         for running in self.running.values():

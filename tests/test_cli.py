@@ -291,6 +291,8 @@ def test_failing_variant_fails_alone(data: Path, tmp_path: Path) -> None:
         (["run", "--set", "steps=0"], "steps must be a whole number of at least 1; received 0."),
         (["run", "--set", "optimizer=sgd"], "There is no value of optimizer 'sgd'."),
         (["run", "--set", "heads=5"], "width 64 must be a multiple of heads 5."),
+        (["run", "--set", "train=trian"], "easy-VQA has no split 'trian'"),
+        (["run", "--set", "layers=1,1,1"], "LayerDrop needs p from 0 to 0 for a stack of 1 layers; received 1."),
         (["run", "--plugin", "nowhere.py"], "There is no plug-in file nowhere.py."),
         (["run", "--runs", "s3://bucket/runs"], "is an object store"),
         (["run", "--gpus-per-cell", "1", "--cpus", "2"], "A cell needs 1 CPUs and 1 GPUs on one node"),
@@ -308,6 +310,12 @@ def test_mistakes_get_one_message(arguments: list[str], message: str, data: Path
     if arguments[0] == "run":
         arguments = [*arguments, "--data", str(data)]
     assert message in ablate(*arguments, cwd=tmp_path, expect=2).stderr
+
+
+def test_every_variant_passes_the_check_that_users_run(tmp_path: Path) -> None:
+    kept = ablate("variants", "check", cwd=tmp_path).stdout
+    listed = ablate("variants", "list", cwd=tmp_path).stdout.splitlines()
+    assert {line.partition(":")[0] for line in kept.splitlines()} == {line.split()[0] for line in listed}
 
 
 def test_half_written_data_is_named_and_kept(data: Path, tmp_path: Path) -> None:
