@@ -19,31 +19,8 @@ ABLATE = [sys.executable, "-m", "suite"]
 SMALL = ("layers=2,2,2", "width=16", "heads=2", "intermediate=16", "steps=24", "evaluations=4", "batch_size=16")
 # Both depths of LayerDrop with p = 1 become one cell where every row has the same layers.
 CELLS = 8
-TOPK = """
-from dataclasses import dataclass
-
-from suite.attention import SoftmaxWeights, Variant, Weights
-from suite.registry import register
-
-
-class TopKWeights(Weights):
-    def __init__(self, k):
-        super().__init__()
-        self.k, self.softmax = k, SoftmaxWeights()
-
-    def forward(self, scores, mask, positions):
-        kept = scores >= scores.topk(min(self.k, scores.shape[-1])).values[..., -1:]
-        return self.softmax(scores, kept if mask is None else kept & mask, positions)
-
-
-@register("topk")
-@dataclass(frozen=True)
-class TopK(Variant):
-    k: int = 3
-
-    def weights(self, site):
-        return TopKWeights(self.k)
-"""
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+TOPK = README.partition("```python title=topk.py\n")[2].partition("```")[0]
 RAISES = """
 from dataclasses import dataclass
 
@@ -242,6 +219,12 @@ def _ray_processes() -> set[int]:
         if any(name in " ".join(process.info["cmdline"] or [process.info["name"] or ""])[:300] for name in names)
         and process.status() != psutil.STATUS_ZOMBIE
     }
+
+
+def test_the_readmes_variant_is_short_and_keeps_the_contract(tmp_path: Path) -> None:
+    assert len(TOPK.splitlines()) < 40
+    (tmp_path / "topk.py").write_text(TOPK)
+    ablate("variants", "check", "topk", "--plugin", "topk.py", cwd=tmp_path)
 
 
 def test_plugin_gets_rows_and_an_edit_trains_anew(whole: Path, data: Path, tmp_path: Path) -> None:
