@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ import pytest
 
 ABLATE = [sys.executable, "-m", "suite"]
 SMALL = ("layers=2,2,2", "width=16", "heads=2", "intermediate=16", "steps=24", "evaluations=4", "batch_size=16")
+MARK = "ABLATE_TEST"
 # Both depths of LayerDrop with p = 1 become one cell where every row has the same layers.
 CELLS = 8
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -139,7 +141,7 @@ def test_report_needs_nothing_but_records(whole: Path) -> None:
 
 
 def test_ray_leaves_the_records_that_one_process_leaves(
-    whole: Path, data: Path, tmp_path: Path, stray: list[int]
+    whole: Path, data: Path, tmp_path: Path, stray: None
 ) -> None:
     done = ablate("run", "--data", data, "--cpus", 2, cwd=tmp_path, small=True)
     assert_same_records(whole, tmp_path)
@@ -147,9 +149,7 @@ def test_ray_leaves_the_records_that_one_process_leaves(
     assert not list(tmp_path.glob("runs/demo/.ray*"))
 
 
-def test_killed_grid_continues_to_the_same_records(
-    whole: Path, data: Path, tmp_path: Path, stray: list[int]
-) -> None:
+def test_killed_grid_continues_to_the_same_records(whole: Path, data: Path, tmp_path: Path, stray: None) -> None:
     """kill -9 of the command and its workers, twice, at moments when cells are half done."""
     for wanted in (1, 4):
         process = subprocess.Popen(
@@ -199,26 +199,27 @@ def _stamp(cell: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def stray() -> object:
-    """Ray's processes that a test leaves behind, which must be none."""
-    before = _ray_processes()
-    yield []
+def stray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails where a command of the test leaves a process behind. Its own are known by a mark in their environment."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    yield
     deadline = time.monotonic() + 90  # Ray's agents outlive a killed raylet by a minute.
-    while (left := _ray_processes() - before) and time.monotonic() < deadline:
+    while (left := _marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
+    for process in left:
+        process.kill()
     assert not left
 
 
-def _ray_processes() -> set[int]:
-    names = ("raylet", "gcs_server", "ray::")
-    return {
-        process.pid
-        for process in psutil.process_iter(["name", "cmdline"])
-        if any(name in " ".join(process.info["cmdline"] or [process.info["name"] or ""])[:300] for name in names)
-        and process.status() != psutil.STATUS_ZOMBIE
-    }
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
 
 
 def test_the_readmes_variant_is_short_and_keeps_the_contract(tmp_path: Path) -> None:
