@@ -200,7 +200,7 @@ def _stamp(cell: Path) -> dict[str, int]:
 
 @pytest.fixture
 def stray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails where a command of the test leaves a process behind. Its own are known by a mark in their environment."""
+    """Fails where a command of the test leaves a process behind, known by a mark in its environment."""
     mark = uuid.uuid4().hex
     monkeypatch.setenv(MARK, mark)
     yield
