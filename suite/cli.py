@@ -248,6 +248,12 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _slots(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; received {text!r}")
+    return int(text)
+
+
 def _shared_folder(text: str) -> Path:
     if "://" in text:
         raise argparse.ArgumentTypeError(
@@ -281,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[grid], help="run the missing cells, then build the report")
     run.add_argument("--no-ray", action="store_true", help="one cell after another in this process")
     run.add_argument("--address", help="a Ray cluster's address, or auto")
-    run.add_argument("--cpus", type=int, help="CPUs of this machine to use (all)")
+    run.add_argument("--cpus", type=_slots, help="CPUs of this machine to use (all)")
     run.add_argument("--gpus", type=int, help="GPUs of this machine to use (all)")
     run.add_argument("--rerun-stale", action="store_true", help="train cells of another engine again")
     run.set_defaults(command=_run)

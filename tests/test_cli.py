@@ -281,6 +281,7 @@ def test_failing_variant_fails_alone(data: Path, tmp_path: Path) -> None:
         (["run", "--runs", "s3://bucket/runs"], "is an object store"),
         (["run", "--gpus-per-cell", "1", "--cpus", "2"], "A cell needs 1 CPUs and 1 GPUs on one node"),
         (["run", "--gpus-per-cell", "1", "--no-ray"], "A cell needs 1 CPUs and 1 GPUs on one node"),
+        (["run", "--cpus", "0"], "expected a whole number of at least 1; received '0'"),
         (["run", "--gpus-per-cell", "1.5"], "gpus is a fraction up to 1 or a whole number"),
         (["run", "--address", "127.0.0.1:1"], "No Ray cluster answers at 127.0.0.1:1"),
         (["report", "demo"], "No study at runs/demo"),
