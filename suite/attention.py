@@ -7,9 +7,9 @@ Shapes: B questions, H heads, Q queries, K keys, D width of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -140,6 +140,18 @@ class Depth(nn.Module):
         """
         raise NotImplementedError
 
+    def gate(self, index: int, before: Tensor, after: Tensor) -> Tensor:
+        """What goes on from layer ``index``, of its input and its output, both (T, N): for learned rates."""
+        return after
+
+    def options(self) -> Sequence[Sequence[int]]:
+        """Sets of layers of which validation chooses one after training; empty where nothing is chosen."""
+        return ()
+
+    def choose(self, layers: Sequence[int]) -> None:
+        """Makes ``layers`` those that evaluation runs from now on; a checkpoint must keep them."""
+        raise NotImplementedError
+
 
 class AllLayers(Depth):
     def keep(self, generator: torch.Generator | None) -> Sequence[int]:
@@ -149,6 +161,14 @@ class AllLayers(Depth):
 @dataclass(frozen=True)
 class Variant:
     """A method that a cell trains with. Subclass as a frozen dataclass; fields are its hyper-parameters."""
+
+    breaks: ClassVar[Mapping[str, str]] = {}
+    """Checks of the contract (``suite.contract``) that the method is known to fail, with the reason: for methods
+    as others published them."""
+
+    def inherits(self, tensor: str) -> bool:
+        """Whether a cell takes the ``tensor`` of this name from its start; otherwise it stays random."""
+        return True
 
     def configure(self, model_config: Any) -> Any:
         """The model's configuration, changed where the method needs it."""

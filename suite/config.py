@@ -54,6 +54,8 @@ class Protocol:
     evaluations: int = 12
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is autocast: parameters and the optimiser stay in float32."""
+    share_pictures: bool = False
+    """Training batches keep a picture's questions together and take it through the vision stack once."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "cycles", "evaluations"):

@@ -114,7 +114,10 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     dataset = open_dataset(Path(workplace.data) / cell.dataset)
     if cell.pictures == "mean":
         dataset = dataset.with_mean_pictures(*cell.train)
-    questions = dataset.rows(*cell.train)
+    rows = dataset.rows(*cell.train)
+    batches = Batches(
+        rows, protocol.batch_size, cell.seed, dataset.image[rows] if protocol.share_pictures else None
+    )
     torch.manual_seed(cell.seed)
     model = build_model(cell, dataset)
     start = load_start(model, StudyFolder(workplace.study).cell(job.start)) if job.start else None
@@ -145,7 +148,7 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     segment_began = time.perf_counter()
     while step < protocol.steps:
         model.train()
-        batch = dataset.batch(batch_rows(questions, protocol.batch_size, cell.seed, step))
+        batch = dataset.batch(batches[step], share=protocol.share_pictures)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(protocol, step)
         losses.append(train_step(model, optimiser, batch, cell, step, device))
@@ -211,7 +214,8 @@ def load_start(model: LxmertForQuestionAnswering, start: CellFolder) -> dict[str
 
 
 def is_variants_own(name: str) -> bool:
-    return ".weights." in name or name.startswith("lxmert.encoder.depth.")
+    """Whether a tensor is a method's own: of its Weights, its Depth, or what ``configure`` added to the head."""
+    return ".weights." in name or name.startswith(("lxmert.encoder.depth.", "answer_head.regions."))
 
 
 def _is_deeper(name: str, depth: dict[str, int]) -> bool:
@@ -219,18 +223,27 @@ def _is_deeper(name: str, depth: dict[str, int]) -> bool:
     return parts[1] == "encoder" and parts[2] in depth and int(parts[3]) >= depth[parts[2]]
 
 
-def batch_rows(questions: np.ndarray, size: int, seed: int, step: int) -> np.ndarray:
-    """The questions (size,) of step ``step``: epochs one after another, each shuffled by seed and epoch."""
-    places = np.arange(step * size, (step + 1) * size)
-    epochs, within = np.divmod(places, len(questions))
-    return np.concatenate(
-        [questions[_order(len(questions), seed, int(e))[within[epochs == e]]] for e in np.unique(epochs)]
-    )
+class Batches:
+    """The questions of each step: epochs one after another, each shuffled by seed and epoch."""
 
+    def __init__(self, rows: np.ndarray, size: int, seed: int, pictures: np.ndarray | None = None) -> None:
+        """``rows`` (N,) of a data set in batches of ``size``; those of equal ``pictures`` (N,) stay together."""
+        self.rows, self.size, self.seed, self.pictures = rows, size, seed, pictures
+        self._order = lru_cache(maxsize=2)(self._shuffle)
 
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(count)
+    def __getitem__(self, step: int) -> np.ndarray:
+        """The rows (size,) of step ``step``."""
+        places = np.arange(step * self.size, (step + 1) * self.size)
+        epochs, within = np.divmod(places, len(self.rows))
+        return np.concatenate([self.rows[self._order(int(e))[within[epochs == e]]] for e in np.unique(epochs)])
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+        if self.pictures is None:
+            return order
+        # Each question brings those of its picture along to where the first of them stands.
+        _, first, picture = np.unique(self.pictures[order], return_index=True, return_inverse=True)
+        return order[np.argsort(first[picture], kind="stable")]
 
 
 def train_step(
@@ -274,8 +287,9 @@ def varied(model: nn.Module) -> Iterator[Weights]:
 
 
 def _tensors(batch: Any, device: torch.device) -> tuple[dict[str, Any], Tensor]:
-    names = ("words", "regions", "boxes", "word_mask")
-    inputs = {name: torch.from_numpy(getattr(batch, name)).to(device) for name in names}
+    names = ("words", "regions", "boxes", "word_mask", "picture")
+    arrays = {name: array for name in names if (array := getattr(batch, name)) is not None}
+    inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return inputs, torch.from_numpy(batch.targets).to(device)
 
 
@@ -283,12 +297,12 @@ def _tensors(batch: Any, device: torch.device) -> tuple[dict[str, Any], Tensor]:
 def predict(
     model: LxmertForQuestionAnswering, dataset: DataSet, rows: np.ndarray, cell: Cell
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Rows (B,), logits (B, A) and targets (B, A) of batches that cover ``rows``, like lengths together."""
+    """Rows (B,), logits (B, A) and targets (B, A) of batches that cover ``rows``, picture by picture."""
     model.eval()
     device = next(model.parameters()).device
-    rows = rows[np.argsort(dataset.lengths[rows], kind="stable")]
+    rows = rows[np.argsort(dataset.image[rows], kind="stable")]
     for first in range(0, len(rows), EVALUATION_BATCH):
-        batch = dataset.batch(rows[first : first + EVALUATION_BATCH])
+        batch = dataset.batch(rows[first : first + EVALUATION_BATCH], share=True)
         inputs, targets = _tensors(batch, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cell.protocol.precision == "bfloat16"):
             logits = model(**inputs)

@@ -261,3 +261,71 @@ def test_initial_weights_of_the_base_width_have_lxmerts_deviation() -> None:
     weight = LxmertForQuestionAnswering(config, Variant()).lxmert.pooler.dense.weight
     # The standard error of a deviation over n numbers is its 1 / sqrt(2 n): 0.1 %.
     assert weight.std().item() == pytest.approx(0.02, rel=0.005)
+
+
+SHARED = torch.tensor([1, 0, 1, 2, 0])
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_questions_that_share_pictures_get_the_logits_and_gradients_of_copies(pair: Pair, training: bool) -> None:
+    own = dict(pair.inputs)
+    shared = own | {name: own[name][:3] for name in ("regions", "boxes", "region_mask")}
+    own |= {name: shared[name][SHARED] for name in ("regions", "boxes", "region_mask")}
+    results = []
+    for inputs in (own, shared | {"picture": SHARED}):
+        pair.ours.train(training).zero_grad(set_to_none=True)
+        logits = pair.ours(**inputs)
+        logits.square().mean().backward()
+        results.append((logits, {name: weight.grad for name, weight in pair.ours.named_parameters()}))
+    (logits, gradients), (shared_logits, shared_gradients) = results
+    torch.testing.assert_close(shared_logits, logits, rtol=0, atol=LOGITS)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(shared_gradients[name], gradient, rtol=0, atol=GRADIENTS, msg=name)
+
+
+def test_outputs_of_shared_pictures_are_those_of_copies(pair: Pair) -> None:
+    own = dict(pair.inputs)
+    shared = own | {name: own[name][:3] for name in ("regions", "boxes", "region_mask")}
+    own |= {name: shared[name][SHARED] for name in ("regions", "boxes", "region_mask")}
+    expected, received = pair.ours.outputs(**own), pair.ours.outputs(**shared, picture=SHARED)
+    torch.testing.assert_close(received.logits, expected.logits, rtol=0, atol=LOGITS)
+    torch.testing.assert_close(received.words, expected.words, rtol=0, atol=1e-4)
+    torch.testing.assert_close(received.regions, expected.regions, rtol=0, atol=1e-4)
+
+
+def test_a_mask_may_leave_out_words_anywhere(pair: Pair) -> None:
+    pair.inputs["word_mask"] = torch.rand(QUESTIONS, WORDS) < 0.5
+    pair.inputs["word_mask"][:, 0] = True
+    torch.testing.assert_close(
+        pair.ours(**pair.inputs), pair.reference().question_answering_score, rtol=0, atol=LOGITS
+    )
+
+
+def test_nothing_to_the_right_of_the_longest_question_is_computed(pair: Pair) -> None:
+    """Not even by the attention: what 20 word pieces hold in LXMERT is mostly padding."""
+    seen = []
+    hook = pair.ours.lxmert.embeddings.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    wide = {name: torch.nn.functional.pad(pair.inputs[name], (0, 7)) for name in ("words", "word_mask")}
+    torch.testing.assert_close(
+        pair.ours(**pair.inputs | wide), pair.reference().question_answering_score, rtol=0, atol=LOGITS
+    )
+    hook.remove()
+    assert seen == [WORDS]
+
+
+def test_concatenated_pooling_is_a_linear_layer_over_both_poolings() -> None:
+    """The paper's text: the classifier receives the concatenated pooled features of image and text."""
+    torch.manual_seed(0)
+    model = LxmertForQuestionAnswering(LxmertConfig(**vars(OTHER) | {"pooling": "concatenated"}), Variant()).eval()
+    inputs = batch(OTHER)
+    outputs = model.outputs(**inputs)
+    head = model.answer_head
+    text = torch.tanh(model.lxmert.pooler.dense(outputs.words[:, 0]))
+    image = torch.tanh(head.regions[0].dense(outputs.regions.mean(1)))
+    joined = torch.cat([head.logit_fc[0].weight, head.regions[1].weight], 1)
+    hidden = torch.cat([text, image], 1) @ joined.T + head.logit_fc[0].bias
+    torch.testing.assert_close(model(**inputs), head.logit_fc[1:](hidden), rtol=0, atol=LOGITS)
+    plain = LxmertForQuestionAnswering(OTHER, Variant()).state_dict()
+    assert {name: weight.shape for name, weight in model.state_dict().items() if name in plain} == {
+        name: weight.shape for name, weight in plain.items()
+    }

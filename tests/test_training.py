@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError
 from suite.plan import Job, Workplace
 from suite.records import CellFolder, StudyFolder, read_lines
-from suite.training import Progress, batch_rows, build_model, load_start, run_cell
+from suite.training import Batches, Progress, build_model, load_start, run_cell
 
 # Evaluations after steps 2, 4, 6 and 8; batches of 7 cross the ends of epochs of 40; dropout draws at random.
 CELL = Cell(
@@ -78,22 +79,36 @@ def bench(tmp_path: Path, data_folder: Path) -> Bench:
 def test_every_epoch_has_every_question_exactly_once(size: int, count: int, seed: int) -> None:
     questions = np.arange(count) * 3 + 1
     steps = -(-2 * count // size)
-    rows = np.concatenate([batch_rows(questions, size, seed, step) for step in range(steps)])
+    rows = np.concatenate([Batches(questions, size, seed)[step] for step in range(steps)])
     for epoch in (0, 1):
         assert sorted(rows[epoch * count : (epoch + 1) * count]) == questions.tolist()
 
 
 def test_a_batch_depends_on_the_seed_and_the_step_alone() -> None:
     questions = np.arange(50)
-    forward = [batch_rows(questions, 8, 0, step).tolist() for step in range(20)]
-    backward = [batch_rows(questions, 8, 0, step).tolist() for step in reversed(range(20))]
+    forward = [Batches(questions, 8, 0)[step].tolist() for step in range(20)]
+    backward = [Batches(questions, 8, 0)[step].tolist() for step in reversed(range(20))]
     assert forward == backward[::-1]
-    assert batch_rows(questions, 8, 1, 3).tolist() != forward[3]
+    assert Batches(questions, 8, 1)[3].tolist() != forward[3]
 
 
 def test_epochs_have_different_orders() -> None:
     questions = np.arange(50)
-    assert batch_rows(questions, 50, 0, 0).tolist() != batch_rows(questions, 50, 0, 1).tolist()
+    batches = Batches(questions, 50, 0)
+    assert batches[0].tolist() != batches[1].tolist()
+
+
+@given(st.integers(1, 9), st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(0, 5))
+def test_a_pictures_questions_stay_together(size: int, pictures: list[int], seed: int) -> None:
+    rows = 100 + np.arange(len(pictures))
+    batches = Batches(rows, size, seed, np.array(pictures))
+    count = len(rows)
+    taken = np.concatenate([batches[step] for step in range(-(-2 * count // size))])
+    for epoch in (taken[:count], taken[count : 2 * count]):
+        assert sorted(epoch) == rows.tolist()
+        seen = [pictures[row - 100] for row in epoch]
+        changes = sum(one != other for one, other in itertools.pairwise(seen))
+        assert changes == len(set(pictures)) - 1
 
 
 # What a finished cell leaves

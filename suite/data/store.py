@@ -72,8 +72,9 @@ class Batch:
     rows: np.ndarray  # (B,) int64, rows of the data set
     words: np.ndarray  # (B, L) int64, L the longest question here
     word_mask: np.ndarray  # (B, L) bool, True = a word
-    regions: np.ndarray  # (B, R, F) float32
-    boxes: np.ndarray  # (B, R, 4) float32
+    regions: np.ndarray  # (P, R, F) float32
+    boxes: np.ndarray  # (P, R, 4) float32
+    picture: np.ndarray | None  # (B,) int64, which of the P each question is about; None: its own, P = B
     targets: np.ndarray  # (B, A) float32
 
 
@@ -116,8 +117,11 @@ class DataSet:
         wanted = [self.split_names.index(name) for name in splits]
         return np.flatnonzero(np.isin(self.split, wanted))
 
-    def batch(self, rows: np.ndarray | Sequence[int]) -> Batch:
-        """The questions at `rows`, (B,), in that order. Raises DataError for no rows or rows out of range."""
+    def batch(self, rows: np.ndarray | Sequence[int], share: bool = False) -> Batch:
+        """The questions at `rows`, (B,), in that order; with `share` each picture once for all its questions.
+
+        Raises DataError for no rows or rows out of range.
+        """
         rows = np.asarray(rows, dtype=np.int64)
         if rows.ndim != 1 or rows.size == 0 or rows.min() < 0 or rows.max() >= len(self.image):
             raise DataError(
@@ -125,7 +129,9 @@ class DataSet:
                 f"got {rows!r}."
             )
         words = self.words[rows, : self.lengths[rows].max()].astype(np.int64)
-        image = self.image[rows]
+        image, picture = self.image[rows], None
+        if share:
+            image, picture = np.unique(image, return_inverse=True)
 
         question, labels, scores = self.scored_answers(rows)
         targets = np.zeros((len(rows), len(self.answers)), dtype=np.float32)
@@ -137,6 +143,7 @@ class DataSet:
             word_mask=words != 0,
             regions=self.regions[image].astype(np.float32, copy=False),
             boxes=self.boxes[image],
+            picture=picture,
             targets=targets,
         )
 
