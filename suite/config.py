@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -91,6 +91,9 @@ class Cell:
     """``mean`` replaces every picture's regions by their mean over the training pictures: a blind model."""
     start: Cell | None = None
     """The cell whose trained weights this one fine-tunes; nothing means random weights."""
+    keep: tuple[tuple[int, ...], ...] | None = None
+    """Trains nothing: evaluates the start's model with only these layers of each stack, from 0, ascending. All
+    else is the start's, but for the splits that it is evaluated on; ``only_layers`` makes such a cell."""
 
     def __post_init__(self) -> None:
         if len(self.layers) != 3:
@@ -100,6 +103,32 @@ class Cell:
         _at_least("seed", self.seed, 0)
         if self.model.width % self.model.heads:
             raise UserError(f"width {self.model.width} must be a multiple of heads {self.model.heads}.")
+        if self.keep is not None:
+            self._check_keep(self.keep)
+        elif self.start and self.start.keep is not None:
+            raise UserError(
+                "A cell with keep is evaluated only and has no weights of its own: no cell can start from it. "
+                "Start from the cell that it starts from."
+            )
+
+    def _check_keep(self, keep: tuple[tuple[int, ...], ...]) -> None:
+        if self.start is None or self.start.keep is not None:
+            raise UserError("keep evaluates a trained cell: expected that cell as start. Give it one.")
+        valid = len(keep) == 3 and all(
+            kept and list(kept) == sorted(set(kept) & set(range(layers)))
+            for kept, layers in zip(keep, self.layers, strict=True)
+        )
+        if not valid:
+            text = "-".join(map(str, self.layers))
+            raise UserError(
+                "keep has the language, vision and cross layers that stay, from 0, ascending, at least one of "
+                f"each; received {keep!r} for a model of {text}. Name layers that it has."
+            )
+
+
+def only_layers(trained: Cell, keep: Sequence[Sequence[int]]) -> Cell:
+    """A cell that evaluates ``trained`` with the layers ``keep`` of each stack alone."""
+    return dataclasses.replace(trained, start=trained, keep=tuple(map(tuple, keep)))
 
 
 @dataclass(frozen=True)
@@ -225,7 +254,7 @@ def _field_paths() -> dict[str, Any]:
     paths = {}
     for part, kind in (("", Cell), ("protocol.", Protocol), ("model.", ModelSize)):
         for name, hint in typing.get_type_hints(kind).items():
-            if name not in ("variant", "arguments", "protocol", "model", "start"):
+            if name not in ("variant", "arguments", "protocol", "model", "start", "keep"):
                 paths[part + name] = hint
     return paths
 

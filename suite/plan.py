@@ -14,7 +14,7 @@ from suite.config import Cell, Placement, Role, Scalar, Study, cell_id, from_pla
 from suite.data.scoring import question_prior
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError, unknown
-from suite.records import StudyFolder, write_bytes
+from suite.records import StudyFolder, depth_text, write_bytes
 
 if TYPE_CHECKING:
     from suite.attention import Variant
@@ -56,6 +56,8 @@ def load_study(
     """
     study: Study = registry.find("study", name)()
     reference = study.reference or study.cells[0]
+    if reference.keep is not None and reference.start:
+        reference = reference.start
     extra = []
     for variant in variants or ():
         registry.find("variant", variant)
@@ -108,7 +110,8 @@ def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None =
 def resolve(cell: Cell) -> Cell:
     """The cell with every argument of its variant spelled out.
 
-    Raises UserError for an argument that the variant does not take, or layers that it cannot have.
+    Raises UserError for an argument that the variant does not take, layers that it cannot have, or a cell that is
+    evaluated only and is not what its start is.
     """
     variant = registry.find("variant", cell.variant)
     fields = {field.name for field in dataclasses.fields(variant)}
@@ -118,7 +121,21 @@ def resolve(cell: Cell) -> Cell:
     chosen: Variant = from_plain(variant, cell.arguments)
     for stack, layers in zip(("language", "vision", "cross"), cell.layers, strict=True):
         chosen.depth(stack, layers)
-    return dataclasses.replace(cell, arguments=dataclasses.asdict(chosen))
+    cell = dataclasses.replace(cell, arguments=dataclasses.asdict(chosen))
+    if cell.keep is not None and cell.start:
+        _check_evaluated_only(cell, resolve(cell.start))
+    return cell
+
+
+def _check_evaluated_only(cell: Cell, trained: Cell) -> None:
+    names = [field.name for field in dataclasses.fields(Cell)]
+    for name in names:
+        given, expected = getattr(cell, name), getattr(trained, name)
+        if name not in ("keep", "start", "validation", "test") and given != expected:
+            raise UserError(
+                f"A cell with keep trains nothing, so all that makes its model is its start's: expected {name} "
+                f"{expected!r}, received {given!r}. Make it with suite.config.only_layers."
+            )
 
 
 def varied_arguments(cell: Cell) -> dict[str, Scalar]:
@@ -161,9 +178,12 @@ def write_study(folder: StudyFolder, study: Study, jobs: Iterable[Job], data: Pa
 
 
 def describe(job: Job) -> str:
-    """A cell in a few words, arguments at their defaults left out: ``layerdrop p=0 10-6-6``."""
+    """A cell in a few words, arguments at their defaults left out: ``layerdrop p=0 10-6-6``.
+
+    One that is evaluated only names the layers that it leaves out: ``layerdrop 10-6-6 at 9-5-5 without 9/5/5``.
+    """
     arguments = " ".join(f"{name}={value}" for name, value in varied_arguments(job.cell).items())
-    layers = "-".join(map(str, job.cell.layers))
+    layers = depth_text(job.cell.layers, job.cell.keep)
     role = {"row": "", "start": "(start)", "floor": "(floor: mean pictures)"}[job.role]
     return " ".join(filter(None, (job.cell.variant, arguments, layers, role)))
 

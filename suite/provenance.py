@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ENGINE = ("attention.py", "training.py", "optimisers.py", "models/*.py", "data/*.py")
+ENGINE = ("attention.py", "training.py", "pruning.py", "optimisers.py", "models/*.py", "data/*.py")
 """The files of this package that can change a finished cell's numbers."""
 
 PACKAGES = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,9 +148,9 @@ def load_cells(path: Path | str) -> pd.DataFrame:
     """One row per cell of the study at ``path``, in the study's order; missing and failed ones included.
 
     Columns: id, role (row, start or floor), state, stale, variant, arguments (dict), layers (tuple), seed,
-    dataset, steps, batch_size, start (id or None), cell (the whole configuration), accuracy (dict: split ->
-    per cent), macs, macs_reference, uncounted_operators (dict), parameters, seconds, failure (message or
-    None), folder. What a cell does not have yet is None.
+    dataset, steps (0 where a cell is evaluated only), batch_size, start (id or None), cell (the whole
+    configuration), accuracy (dict: split -> per cent), macs, macs_reference, uncounted_operators (dict),
+    parameters, seconds, failure (message or None), folder. What a cell does not have yet is None.
     """
     folder = StudyFolder(path)
     study = folder.study()
@@ -174,7 +174,7 @@ def load_cells(path: Path | str) -> pd.DataFrame:
                 "layers": tuple(cell["layers"]),
                 "seed": cell["seed"],
                 "dataset": cell["dataset"],
-                "steps": cell["protocol"]["steps"],
+                "steps": 0 if cell.get("keep") else cell["protocol"]["steps"],
                 "batch_size": cell["protocol"]["batch_size"],
                 "start": entry["start"],
                 "cell": cell,
@@ -188,6 +188,23 @@ def load_cells(path: Path | str) -> pd.DataFrame:
 
 
 _RESULT_COLUMNS = ("accuracy", "macs", "macs_reference", "uncounted_operators", "parameters", "seconds")
+
+
+def depth_text(layers: Sequence[int], keep: Sequence[Sequence[int]] | None) -> str:
+    """Layers of a cell for a reader, such as ``10-6-6``.
+
+    With ``keep`` (``Cell.keep``) also how many run, and which do not, from 0: ``10-6-6 at 9-5-4 without 9/5/4,5``.
+    """
+    text = "-".join(map(str, layers))
+    if keep is None:
+        return text
+    left_out = [
+        ",".join(str(index) for index in range(count) if index not in kept)
+        for count, kept in zip(layers, keep, strict=True)
+    ]
+    running = "-".join(str(len(kept)) for kept in keep)
+    without = "/".join(one or "-" for one in left_out)
+    return f"{text} at {running}" + (f" without {without}" if any(left_out) else "")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import time
 import traceback
 import warnings
@@ -23,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite import checkpoints, flops, provenance, registry
+from suite import checkpoints, flops, provenance, pruning, registry
 from suite.attention import Variant, Weights
-from suite.config import Cell, to_plain
+from suite.config import Cell, from_plain, to_plain
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
@@ -49,6 +50,8 @@ class Progress:
     loss: float
     questions_per_second: float
     """In training, since the last evaluation."""
+    doing: str = ""
+    """What it does between two evaluations, where that is not training."""
 
 
 class NotFinite(RuntimeError):
@@ -114,6 +117,9 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     dataset = open_dataset(Path(workplace.data) / cell.dataset)
     if cell.pictures == "mean":
         dataset = dataset.with_mean_pictures(*cell.train)
+    if cell.keep is not None:
+        _evaluate_only(job, workplace, record, dataset, device)
+        return
     rows = dataset.rows(*cell.train)
     batches = Batches(
         rows, protocol.batch_size, cell.seed, dataset.image[rows] if protocol.share_pictures else None
@@ -134,11 +140,7 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
             optimiser.load_state_dict(state["optimiser"])
             seconds = state["seconds"]
     record.cut_back(step if resumed else -1)
-    record.append(
-        "segments",
-        [{"step": step, "device": str(device), "start": start, **asdict(workplace.placement)}
-         | provenance.hardware()],
-    )  # fmt: skip
+    _record_segment(record, workplace, device, step, start)
 
     began = time.perf_counter() - seconds
     evaluations = set(protocol.evaluation_steps())
@@ -158,6 +160,8 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
             if not np.isfinite(train_loss):
                 raise NotFinite(f"The training loss is {train_loss} at step {step}. Lower the learning rate.")
             speed = len(losses) * protocol.batch_size / (time.perf_counter() - segment_began)
+            if step == protocol.steps:
+                _choose_layers(model, dataset, cell, speed, report)
             metrics = _evaluate(
                 record, model, dataset, cell, step, train_loss, time.perf_counter() - began
             )  # fmt: skip
@@ -168,6 +172,32 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
             losses.clear()
             segment_began = time.perf_counter()
     _test(record, model, dataset, cell, step, time.perf_counter() - began)
+
+
+def _evaluate_only(
+    job: Job, workplace: Workplace, record: CellFolder, dataset: DataSet, device: torch.device
+) -> None:
+    """Validates and tests the start's model with the layers that the cell keeps.
+
+    It leaves no checkpoint: the start's, and the layers in the configuration, are its model.
+    """
+    began = time.perf_counter()
+    assert job.start is not None
+    assert job.cell.keep is not None
+    model = load_trained(StudyFolder(workplace.study), job.start, dataset)
+    pruning.keep_only(model, job.cell.keep)
+    model.to(device)
+    record.cut_back(-1)
+    _record_segment(record, workplace, device, 0, {"id": job.start})
+    _evaluate(record, model, dataset, job.cell, 0, None, time.perf_counter() - began)
+    _test(record, model, dataset, job.cell, 0, time.perf_counter() - began)
+
+
+def _record_segment(
+    record: CellFolder, workplace: Workplace, device: torch.device, step: int, start: dict[str, Any] | None
+) -> None:
+    segment = {"step": step, "device": str(device), "start": start, **asdict(workplace.placement)}
+    record.append("segments", [segment | provenance.hardware()])
 
 
 def build_model(cell: Cell, dataset: DataSet) -> LxmertForQuestionAnswering:
@@ -181,6 +211,31 @@ def build_model(cell: Cell, dataset: DataSet) -> LxmertForQuestionAnswering:
     )
     variant: Variant = registry.find("variant", cell.variant)(**cell.arguments)
     return LxmertForQuestionAnswering(config, variant)
+
+
+def load_trained(study: StudyFolder, cell_id: str, dataset: DataSet) -> LxmertForQuestionAnswering:
+    """The model of a finished cell on the CPU; of one that is evaluated only, its start's with the layers it keeps.
+
+    Raises UserError where the cell is not finished, or its variant has changed so that its weights do not fit.
+    """
+    record = study.cell(cell_id)
+    if record.state != "finished":
+        raise UserError(f"The cell {cell_id} is {record.state}. Run it first.")
+    config = record.config()
+    cell = from_plain(Cell, config["cell"])
+    if cell.keep is not None:
+        model = load_trained(study, config["start"], dataset)
+        pruning.keep_only(model, cell.keep)
+        return model
+    model = build_model(cell, dataset)
+    try:
+        model.load_state_dict(checkpoints.load_model(record.checkpoints))
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights of {cell_id} do not fit the model that its configuration makes now: {error} "
+            "Go back to the code that trained it, or train it again."
+        ) from error
+    return model.eval()
 
 
 def load_start(model: LxmertForQuestionAnswering, start: CellFolder) -> dict[str, Any]:
@@ -309,6 +364,36 @@ def predict(
         yield batch.rows, logits.float().cpu(), targets.cpu()
 
 
+def _choose_layers(
+    model: LxmertForQuestionAnswering,
+    dataset: DataSet,
+    cell: Cell,
+    speed: float,
+    report: Callable[[Progress], None],
+) -> None:
+    """Lets a method that asks for it choose its layers on the validation split, once training has ended."""
+    tried, steps = itertools.count(1), cell.protocol.steps
+
+    def score() -> float:
+        accuracy, loss = _score(model, dataset, cell)
+        doing = f"choosing layers, {next(tried)} tried"
+        print(f"{doing}: {pruning.kept_layers(model)} {accuracy:.2f} %")
+        report(Progress(steps, steps, accuracy, loss, speed, doing))
+        return accuracy
+
+    pruning.choose_layers(model, score)
+
+
+def _score(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell) -> tuple[float, float]:
+    """Accuracy (per cent) and loss on the validation split."""
+    rows = dataset.rows(cell.validation)
+    score = loss = 0.0
+    for _, logits, targets in predict(model, dataset, rows, cell):
+        score += targets.gather(1, logits.argmax(1, keepdim=True)).double().sum().item()
+        loss += answer_loss(logits.double(), targets.double()).item() * len(logits)
+    return 100 * score / len(rows), loss / len(rows)
+
+
 @torch.no_grad()
 def _evaluate(
     record: CellFolder,
@@ -320,18 +405,14 @@ def _evaluate(
     seconds: float,
 ) -> dict[str, Any]:
     """Scores the validation split and records it with what every attention site has learned so far."""
-    rows = dataset.rows(cell.validation)
-    score = loss = 0.0
-    for _, logits, targets in predict(model, dataset, rows, cell):
-        score += targets.gather(1, logits.argmax(1, keepdim=True)).double().sum().item()
-        loss += answer_loss(logits.double(), targets.double()).item() * len(logits)
+    accuracy, loss = _score(model, dataset, cell)
     metrics = {
         "step": step,
         "seconds": seconds,
         "train_loss": train_loss,
         "penalty": float(penalty(model)),
-        "loss": loss / len(rows),
-        "accuracy": 100 * score / len(rows),
+        "loss": loss,
+        "accuracy": accuracy,
         "learning_rate": learning_rate(cell.protocol, step - 1) if step else None,
     }
     for name in ("loss", "penalty"):
@@ -393,14 +474,19 @@ def _test(
     model.cpu()
     answer = flops.count_answer(model, int(np.median(lengths)), dataset.information["boxes"])
     reference = flops.count_reference(model, dataset.information["max_words"], dataset.information["boxes"])
-    checkpoints.save(record.checkpoints, step, model.state_dict(), None)
+    parameters, kept = dict(model.named_parameters()), pruning.kept_layers(model)
+    if cell.keep is None:
+        checkpoints.save(record.checkpoints, step, model.state_dict(), None)
+    else:
+        parameters = pruning.renumbered(parameters, kept)
     record.write_result(
         {
             "accuracy": {cell.validation: validation, cell.test: 100 * float(np.mean(table["score"]))},
             "macs": answer.total,
             "macs_reference": reference.total,
             "uncounted_operators": reference.uncounted,
-            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "parameters": sum(weight.numel() for weight in parameters.values()),
+            "kept": kept,
             "steps": step,
             "seconds": seconds,
         }

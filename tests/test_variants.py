@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ablations.variants.entmax import Entmax, EntmaxWeights
-from ablations.variants.layerdrop import DropLayers, LayerDrop, every_other
+from ablations.variants.layerdrop import EveryOther, LayerDrop, every_other
 from ablations.variants.softmax import Softmax
 from ablations.variants.span import Span, SpanWeights
 from ablations.variants.span_entmax import SpanEntmax
@@ -358,7 +358,7 @@ def test_training_drops_exactly_p_distinct_layers_and_evaluation_the_pruned_ones
 ) -> None:
     p = data.draw(st.integers(0, layers - 1))
     try:
-        depth = DropLayers(layers, p)
+        depth = EveryOther(layers, p)
     except UserError:
         assume(False)
     kept = depth.train().keep(torch.Generator().manual_seed(data.draw(st.integers(0, 1000))))
@@ -368,7 +368,7 @@ def test_training_drops_exactly_p_distinct_layers_and_evaluation_the_pruned_ones
 
 
 def test_over_many_steps_every_layer_is_dropped_equally_often() -> None:
-    depth = DropLayers(6, 2)
+    depth = EveryOther(6, 2)
     generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(6)
     for _ in range(3000):
@@ -378,14 +378,14 @@ def test_over_many_steps_every_layer_is_dropped_equally_often() -> None:
 
 
 def test_evaluation_draws_nothing() -> None:
-    depth = DropLayers(6, 1).eval()
+    depth = EveryOther(6, 1).eval()
     before = torch.get_rng_state()
     assert {tuple(depth.keep(None)) for _ in range(20)} == {(0, 1, 2, 3, 4)}
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_seed_of_the_generator_decides_the_layers() -> None:
-    depth = DropLayers(10, 1)
+    depth = EveryOther(10, 1)
 
     def drawn(seed: int) -> list[tuple[int, ...]]:
         generator = torch.Generator().manual_seed(seed)
