@@ -16,6 +16,7 @@ from suite.errors import UserError
 from suite.records import StudyFolder, load_cells
 
 if TYPE_CHECKING:
+    from suite.bench.measure import Bench
     from suite.config import Study
     from suite.plan import Job, Workplace
 
@@ -196,6 +197,37 @@ def _flops(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_attention(arguments: argparse.Namespace) -> int:
+    from suite.bench.attention import Attention
+
+    sizes = {name: getattr(arguments, name) for name in ("heads", "width", "tokens", "span")}
+    return _bench(arguments, Attention(arguments.keys, **sizes, variants=tuple(arguments.variants)))
+
+
+def _bench_model(arguments: argparse.Namespace) -> int:
+    from suite.bench.model import Model
+
+    return _bench(arguments, Model(arguments.size, arguments.batch, arguments.dropout))
+
+
+def _bench_variants(arguments: argparse.Namespace) -> int:
+    from suite import plan
+    from suite.bench.variants import Variants
+
+    cells = plan.load_study(arguments.study, {}, arguments.variants).cells
+    return _bench(
+        arguments, Variants(cells, arguments.size, arguments.batch, arguments.dropout, arguments.optimizer)
+    )  # fmt: skip
+
+
+def _bench(arguments: argparse.Namespace, bench: Bench) -> int:
+    from suite.bench.measure import Settings
+    from suite.bench.run import run
+
+    settings = Settings(arguments.rounds, arguments.threads, arguments.device, arguments.seed)
+    return run(bench, settings, arguments.out or Path("bench") / bench.name, ["ablate", *arguments.words])
+
+
 def _digest(folder: StudyFolder, chosen: Sequence[str], command: Sequence[str]) -> int:
     """Says what of the chosen cells did not finish, and how to run it again; 1 where there is anything."""
     missing = [cell_id for cell_id in chosen if folder.cell(cell_id).state != "finished"]
@@ -266,6 +298,10 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(_slots(number) for number in text.split(","))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ablate", description="Ablations of adaptive attention in LXMERT.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -319,7 +355,55 @@ def _parser() -> argparse.ArgumentParser:
     flops.add_argument("--variants", type=_names, metavar="NAME,NAME", help="registered ones beside the rows")
     flops.add_argument("--json", action="store_true")
     flops.set_defaults(command=_flops)
+
+    _add_bench(commands.add_parser("bench", help="measured speed and memory, side by side"))
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.description = (
+        "What is compared runs in turn, round after round, in one process. Prints a table in Markdown; "
+        "samples.json, table.md and the figure go to a folder. Ctrl-C keeps what was measured."
+    )
+    benches = bench.add_subparsers(required=True, metavar="BENCH")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
+    shared.add_argument("--rounds", type=int, default=5, help="samples of each number (5), after one to warm up")
+    shared.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (one per core)")
+    shared.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    shared.add_argument("--seed", type=int, default=0)
+    models = argparse.ArgumentParser(add_help=False, parents=[shared])
+    models.add_argument("--size", choices=("base", "demo"), default="base", help="LXMERT base, or the demo study's")
+    models.add_argument("--dropout", type=float, default=0.0, help="everywhere (0)")
+    methods = argparse.ArgumentParser(add_help=False)
+    methods.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE")
+
+    attention = benches.add_parser(
+        "attention", parents=[shared, methods], help="one block of every method, from few keys to many"
+    )
+    keys = (20, 36, 64, 128, 256, 512, 1024, 2048, 4096)
+    attention.add_argument("--keys", type=_numbers, default=keys, metavar="N,N", help=f"{','.join(map(str, keys))}")
+    attention.add_argument("--heads", type=int, default=12)
+    attention.add_argument("--width", type=int, default=64, help="of a head (64)")
+    attention.add_argument("--tokens", type=int, default=2304, help="queries of a batch: questions x keys (2304)")
+    attention.add_argument("--span", type=int, default=64, help="tokens that learned spans are set to (64)")
+    attention.add_argument("--variants", type=_names, default=[], metavar="NAME,NAME", help="only these")
+    attention.set_defaults(command=_bench_attention)
+
+    model = benches.add_parser(
+        "model", parents=[models], help="our LXMERT against transformers', with equal logits"
+    )
+    model.add_argument("--batch", type=_numbers, default=(32, 64), metavar="N,N", help="questions (32,64)")
+    model.set_defaults(command=_bench_model)
+
+    variants = benches.add_parser(
+        "variants", parents=[models, methods], help="a training step of each row of a study against its first"
+    )
+    variants.add_argument("study", nargs="?", default="demo", metavar="STUDY", help="whose rows; default: demo")
+    variants.add_argument("--variants", type=_names, metavar="NAME,NAME", help="registered ones beside the rows")
+    variants.add_argument("--batch", type=_slots, default=32, metavar="N", help="questions (32)")
+    variants.add_argument("--optimizer", action="store_true", help="the whole step, not forward and backward alone")
+    variants.set_defaults(command=_bench_variants)
 
 
 if __name__ == "__main__":

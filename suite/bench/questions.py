@@ -1,0 +1,127 @@
+"""What the models are measured on: two sizes, and batches whose questions are as long as VQA 2.0's.
+
+Contents are random; times depend on shapes alone. Shapes: B questions, W words, P pictures, R regions,
+F features, A answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from suite import registry
+from suite.models.lxmert import LxmertConfig
+
+SizeName = Literal["base", "demo"]
+
+LENGTHS = {
+    6: 42, 7: 196, 8: 376, 9: 303, 10: 236, 11: 193, 12: 82, 13: 56, 14: 24, 15: 18, 16: 8, 17: 5, 18: 2, 19: 2,
+    20: 3,
+}  # fmt: skip
+"""Word pieces -> questions, of 1,546 VQA 2.0 questions on 303 pictures of LXMERT's minival, [CLS] and [SEP]
+included, by the vocabulary of bert-base-uncased and cut at 20 as LXMERT does."""
+LONGEST = 20
+"""What LXMERT pads every question to."""
+QUESTIONS_PER_PICTURE = 5
+"""VQA 2.0 has 5.4."""
+
+
+@dataclass(frozen=True)
+class Size:
+    config: LxmertConfig
+    regions: int
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A batch on one device."""
+
+    words: Tensor
+    """(B, W) long, padded with 0 to the longest question of the batch."""
+    word_mask: Tensor
+    """(B, W) boolean, True = a word."""
+    regions: Tensor
+    """(P, R, F)"""
+    boxes: Tensor
+    """(P, R, 4)"""
+    picture: Tensor
+    """(B,) long: the picture of each question."""
+    targets: Tensor
+    """(B, A) soft scores in [0, 1]."""
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """The model's inputs with every picture once."""
+        return {
+            "words": self.words,
+            "word_mask": self.word_mask,
+            "regions": self.regions,
+            "boxes": self.boxes,
+            "picture": self.picture,
+        }
+
+    @property
+    def own(self) -> dict[str, Tensor]:
+        """The model's inputs with a picture for every question, as (B, R, F) and (B, R, 4)."""
+        return {
+            "words": self.words,
+            "word_mask": self.word_mask,
+            "regions": self.regions[self.picture],
+            "boxes": self.boxes[self.picture],
+        }
+
+
+def size(name: SizeName, dropout: float = 0.0) -> Size:
+    """``base`` is LXMERT's on VQA 2.0, 9-5-5; ``demo`` is the demo study's first row on easy-VQA."""
+    base = LxmertConfig(hidden_dropout=dropout, attention_dropout=dropout)
+    if name == "base":
+        return Size(base, regions=36)
+    cell = registry.find("study", "demo")().cells[0]
+    model = cell.model
+    return Size(
+        replace(
+            base,
+            vocabulary=74,
+            answers=13,
+            features=144,
+            layers=cell.layers,
+            width=model.width,
+            heads=model.heads,
+            intermediate=model.intermediate,
+        ),
+        regions=6,
+    )
+
+
+def draw(size: Size, count: int, seed: int, device: str) -> Questions:
+    """``count`` questions about ``count / 5`` pictures.
+
+    Lengths are drawn from LENGTHS systematically (every 1 / count of its distribution once, from a random
+    start), so that a batch is as long as the next one; their order is random.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config = size.config
+    length = lengths(count, generator)
+    word_mask = torch.arange(int(length.max())) < length[:, None]
+    pictures = -(-count // QUESTIONS_PER_PICTURE)
+    words = torch.randint(1, config.vocabulary, word_mask.shape, generator=generator)
+    drawn = Questions(
+        words=words * word_mask,
+        word_mask=word_mask,
+        regions=torch.randn(pictures, size.regions, config.features, generator=generator),
+        boxes=torch.rand(pictures, size.regions, 4, generator=generator),
+        picture=torch.arange(count) // QUESTIONS_PER_PICTURE,
+        targets=torch.rand(count, config.answers, generator=generator),
+    )
+    return Questions(**{name: tensor.to(device) for name, tensor in vars(drawn).items()})
+
+
+def lengths(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) word pieces of each question."""
+    share = torch.tensor(list(LENGTHS.values()), dtype=torch.float64).cumsum(0)
+    places = (torch.arange(count) + torch.rand(1, generator=generator, dtype=torch.float64)) / count
+    drawn = torch.tensor(list(LENGTHS))[torch.searchsorted(share / share[-1], places)]
+    return drawn[torch.randperm(count, generator=generator)]
