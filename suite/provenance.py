@@ -6,13 +6,14 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import socket
 import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-ENGINE = ("attention.py", "training.py", "pruning.py", "optimisers.py", "models/*.py", "data/*.py")
+ENGINE = ("attention.py", "native.py", "training.py", "pruning.py", "optimisers.py", "models/*.py", "data/*.py")
 """The files of this package that can change a finished cell's numbers."""
 
 PACKAGES = (
@@ -56,8 +57,27 @@ def packages() -> dict[str, str | None]:
 
 @cache
 def hardware() -> dict[str, Any]:
-    """The machine that this process runs on."""
-    return {"host": socket.gethostname(), "processor": _processor(), "cores": os.cpu_count()}
+    """The machine of this process; methods with C of their own differ in last bits between compilers."""
+    return {
+        "host": socket.gethostname(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "compiler": compiler_version(),
+    }
+
+
+def compiler() -> list[str]:
+    """The command of the C compiler: ``$CC``, or ``cc``."""
+    return shlex.split(os.environ.get("CC") or "cc")
+
+
+def compiler_version() -> str | None:
+    """What the compiler calls itself; None where there is none."""
+    try:
+        done = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.partition("\n")[0] or None
 
 
 def _processor() -> str:

@@ -93,7 +93,8 @@ def load_plugin(path: Path | str) -> None:
 
 
 def source_digest(name: str) -> str:
-    """A digest of the source of variant ``name`` and of what it imports from packages that register here.
+    """A digest of the source of variant ``name``, of the C beside it, and of what it imports from packages that
+    register here.
 
     An edit of any of these files gives new cells; an edit of the engine does not (it marks cells as stale).
     """
@@ -116,6 +117,11 @@ def source_digest(name: str) -> str:
                 files[imported] = _file_of(imported)
                 waiting.append((imported, files[imported]))
     return _digest(files)
+
+
+def source_files(path: Path) -> list[Path]:
+    """The Python file ``path``, and the C that lies beside it under the same name."""
+    return [source for source in (path, path.with_suffix(".c")) if source.exists()]
 
 
 @cache
@@ -159,7 +165,8 @@ def _imports(module: str, path: Path) -> list[str]:
 def _digest(files: dict[str, Path]) -> str:
     hashed = hashlib.sha256()
     for module, path in sorted(files.items()):
-        hashed.update(f"{module}\n".encode() + path.read_bytes().replace(b"\r\n", b"\n"))
+        for source in source_files(path):
+            hashed.update(f"{module}\n".encode() + source.read_bytes().replace(b"\r\n", b"\n"))
     return hashed.hexdigest()[:16]
 
 

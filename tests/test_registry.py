@@ -174,6 +174,14 @@ def test_a_plugin_follows_the_built_in_files_that_it_imports(plugin: Write, edit
     assert source_digest("mine") != before
 
 
+def test_a_plugin_follows_the_c_beside_it(plugin: Write) -> None:
+    path = plugin(MINE)
+    load_plugin(path)
+    before = source_digest("mine")
+    path.with_suffix(".c").write_text("int one(void) { return 1; }")
+    assert source_digest("mine") != before
+
+
 def test_a_plugin_follows_a_module_that_it_imports_from_its_package(
     plugin: Write, edited: Callable[[str], None]
 ) -> None:
