@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import entmax
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ablations.variants.entmax import Entmax, EntmaxWeights
-from ablations.variants.layerdrop import EveryOther, LayerDrop, every_other
 from ablations.variants.softmax import Softmax
 from ablations.variants.span import Span, SpanWeights
 from ablations.variants.span_entmax import SpanEntmax
 from suite.attention import AllLayers, Positions, Site, SoftmaxWeights, Tokens, Variant
 from suite.errors import UserError
-from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 
 BATCH, HEADS, QUERIES, KEYS = 3, 4, 5, 9
 SITE = Site("language", "words", "words", index=0, depth=1, heads=HEADS)
@@ -310,129 +307,3 @@ def test_span_entmax_masks_the_weights_and_not_the_scores() -> None:
     m = weights.soft_mask(positions().distance())
     other = weights.inner(scores + m.clamp(min=1e-9).log(), None, positions())
     assert (weights(scores, None, positions()) - other).abs().max() > 0.01
-
-
-# LayerDrop
-
-
-@pytest.mark.parametrize(
-    ("layers", "p", "dropped"),
-    [
-        (9, 0, []),
-        (9, 1, [9]),
-        (5, 1, [5]),
-        (10, 1, [10]),
-        (6, 1, [6]),
-        (10, 2, [5, 10]),
-        (9, 2, [4, 8]),
-        (9, 3, [3, 6, 9]),
-        (6, 3, [2, 4, 6]),
-    ],
-)
-def test_every_other_drops_these_depths_counted_from_one(layers: int, p: int, dropped: list[int]) -> None:
-    assert [d for d in range(1, layers + 1) if d - 1 not in every_other(layers, p)] == dropped
-
-
-@given(st.integers(2, 40), st.data())
-def test_every_other_is_the_published_rule_or_refuses(layers: int, data: st.DataObject) -> None:
-    """Fan et al., section 3: drop each depth d = 0 mod floor(1 / rate), rate = p / N. It drops p or is refused."""
-    p = data.draw(st.integers(1, layers - 1))
-    period = math.floor(1 / Fraction(p, layers))
-    dropped = [d for d in range(1, layers + 1) if d % period == 0]
-    if len(dropped) == p:
-        assert every_other(layers, p) == [d - 1 for d in range(1, layers + 1) if d not in dropped]
-    else:
-        with pytest.raises(UserError, match=f"exactly p={p} of {layers}"):
-            every_other(layers, p)
-
-
-@pytest.mark.parametrize("p", [-1, 5, 6])
-def test_a_count_that_leaves_no_layer_is_refused(p: int) -> None:
-    with pytest.raises(UserError, match=f"from 0 to 4 for a stack of 5 layers; received {p}"):
-        LayerDrop(p).depth("vision", 5)
-
-
-@given(st.integers(2, 12), st.data())
-def test_training_drops_exactly_p_distinct_layers_and_evaluation_the_pruned_ones(
-    layers: int, data: st.DataObject
-) -> None:
-    p = data.draw(st.integers(0, layers - 1))
-    try:
-        depth = EveryOther(layers, p)
-    except UserError:
-        assume(False)
-    kept = depth.train().keep(torch.Generator().manual_seed(data.draw(st.integers(0, 1000))))
-    assert list(kept) == sorted(set(kept))
-    assert len(kept) == layers - p
-    assert list(depth.eval().keep(None)) == every_other(layers, p)
-
-
-def test_over_many_steps_every_layer_is_dropped_equally_often() -> None:
-    depth = EveryOther(6, 2)
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.zeros(6)
-    for _ in range(3000):
-        counts[[layer for layer in range(6) if layer not in depth.keep(generator)]] += 1
-    # 1,000 each, with a standard deviation of sqrt(3000 / 3 * 2 / 3) = 26.
-    assert counts.tolist() == pytest.approx([1000] * 6, abs=130)
-
-
-def test_evaluation_draws_nothing() -> None:
-    depth = EveryOther(6, 1).eval()
-    before = torch.get_rng_state()
-    assert {tuple(depth.keep(None)) for _ in range(20)} == {(0, 1, 2, 3, 4)}
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_seed_of_the_generator_decides_the_layers() -> None:
-    depth = EveryOther(10, 1)
-
-    def drawn(seed: int) -> list[tuple[int, ...]]:
-        generator = torch.Generator().manual_seed(seed)
-        return [tuple(depth.keep(generator)) for _ in range(20)]
-
-    assert drawn(1) == drawn(1) != drawn(2)
-
-
-def small_model(variant: Variant, layers: tuple[int, int, int]) -> LxmertForQuestionAnswering:
-    torch.manual_seed(0)
-    config = LxmertConfig(
-        vocabulary=10, answers=3, features=4, width=8, heads=2, intermediate=8, layers=layers,
-        hidden_dropout=0.0, attention_dropout=0.0,
-    )  # fmt: skip
-    return LxmertForQuestionAnswering(config, variant)
-
-
-def small_inputs() -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(0)
-    return (
-        torch.randint(1, 10, (2, 4), generator=generator),
-        torch.randn(2, 3, 4, generator=generator),
-        torch.rand(2, 3, 4, generator=generator),
-    )
-
-
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-def test_the_default_of_no_dropped_layer_is_softmax_of_that_depth(training: bool) -> None:
-    default, softmax = (small_model(variant, (10, 6, 6)) for variant in (LayerDrop(0), Softmax()))
-    assert torch.equal(default.train(training)(*small_inputs()), softmax.train(training)(*small_inputs()))
-
-
-def test_evaluation_with_one_dropped_layer_is_softmax_without_the_deepest_of_each_stack() -> None:
-    pruned, softmax = small_model(LayerDrop(1), (4, 3, 3)), small_model(Softmax(), (3, 2, 2))
-    softmax.load_state_dict(
-        {name: w for name, w in pruned.state_dict().items() if name in softmax.state_dict()}, strict=True
-    )
-    assert torch.equal(pruned.eval()(*small_inputs()), softmax.eval()(*small_inputs()))
-
-
-def test_a_dropped_layer_gets_no_gradient() -> None:
-    model = small_model(LayerDrop(1), (4, 3, 3)).train()
-    model(*small_inputs(), generator=torch.Generator().manual_seed(0)).sum().backward()
-    for stack, layers in (("layer", 4), ("r_layers", 3)):
-        names = [f"lxmert.encoder.{stack}.{index}." for index in range(layers)]
-        reached = [
-            any(w.grad is not None for name, w in model.named_parameters() if name.startswith(prefix))
-            for prefix in names
-        ]
-        assert sorted(reached) == [False, *[True] * (layers - 1)]

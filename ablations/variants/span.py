@@ -1,48 +1,80 @@
 """Adaptive attention span (Sukhbaatar et al. 2019, 1905.07799; the paper's equations 1 and 4).
 
 A head learns how far it looks: its weights are multiplied by m_z(x) = min(max((R + z - x) / R, 0), 1) for a
-key x tokens away and made to sum to 1 again. One z per head and site, the distance in whole tokens as
-``Positions.distance`` states it; the position embedding of equation 2 is left out, as in the paper's code.
+key x tokens away and made to sum to 1 again. One z per head and site; the position embedding of equation 2 is
+left out, as in the paper's code. Distances are in tokens:
+
+words       the distance in the question.
+boxes       that of their ranks, as in the paper; with ``boxes="geometry"`` that of their centres, in units in
+            which the picture's diagonal is as long as the last rank: limit, ramp and penalty mean the same.
+both        across the modalities a word's place is held against a box's rank, as the paper's mask does.
+
+Over softmax the mask is a bias, softmax(s) m / sum = softmax(s + log m), and attention stays one pass over the
+scores. Where keys are many, queries go block by block with the keys that any of their heads reaches, and the
+others are never read. A head that reaches every key is softmax.
+Shapes: B questions, H heads, Q queries, K keys, D width of a head.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from suite.attention import Positions, Site, SoftmaxWeights, Variant, Weights
 from suite.errors import UserError
+
+BLOCK = 64
+"""Queries of a block."""
+
+Measure = Literal["rank", "geometry"]
 
 
 class SpanWeights(Weights):
     """Weights of ``inner`` under the soft mask of a learned span per head."""
 
-    def __init__(
-        self, inner: Weights, heads: int, limit: int, ramp: int, penalty: float, renormalise: bool = True
-    ) -> None:
+    def __init__(self, inner: Weights, heads: int, span: Span) -> None:
         super().__init__()
         self.inner = inner
-        self.limit, self.ramp, self.rate = limit, ramp, penalty
-        self.normalised = renormalise and inner.normalised
+        self.limit, self.ramp, self.rate, self.boxes = span.limit, span.ramp, span.penalty, span.boxes
+        self.normalised = span.renormalise and inner.normalised
         # Kaiming's normal over (batch, heads, 1, 1), around 0.002, as the paper's code draws it, but once
         # per head, and put into [0, 1] before the first step instead of after it.
         self.share = nn.Parameter(torch.empty(heads).normal_(0.002, math.sqrt(2 / heads)).clamp_(0, 1))
 
     def forward(self, scores: Tensor, mask: Tensor | None, positions: Positions) -> Tensor:
-        weights = self.inner(scores, mask, positions) * self.soft_mask(positions.distance())
+        weights = self.inner(scores, mask, positions) * self.soft_mask(self.distance(positions))
         if not self.normalised:
             return weights
         total = weights.sum(-1, keepdim=True)
         # A row whose every attended key lies beyond the span has nothing to attend: zeros, not 0 / 0.
         return weights / total.masked_fill(total == 0, 1.0)
 
-    def soft_mask(self, distance: Tensor) -> Tensor:
-        """m_z(x) of equation 1: distance (Q, K) in tokens to (H, Q, K) in [0, 1]."""
-        return ((self.ramp + self.span()[:, None, None] - distance) / self.ramp).clamp(0, 1)
+    def distance(self, positions: Positions) -> Tensor:
+        """(Q, K) tokens between query and key; (B, 1, Q, K) between the centres of boxes."""
+        queries, keys = positions.queries.boxes, positions.keys.boxes
+        if self.boxes == "rank" or queries is None or keys is None:
+            return positions.distance()
+        here, there = ((boxes[..., :2] + boxes[..., 2:]) / 2 for boxes in (queries, keys))
+        apart = (here[:, :, None] - there[:, None]).square().sum(-1).sqrt()
+        return apart[:, None] * ((keys.shape[1] - 1) / math.sqrt(2))
+
+    def soft_mask(self, distance: Tensor, span: Tensor | None = None) -> Tensor:
+        """m_z(x) of equation 1: distance (Q, K) or (B, 1, Q, K) in tokens to (H, Q, K) or (B, H, Q, K) in [0, 1].
+
+        ``span`` (H,) is z; by default that of every head.
+        """
+        span = self.span() if span is None else span
+        # A key at the very edge, where m is 0, gives no gradient, whichever way the weights are computed.
+        return ((self.ramp + span[:, None, None] - distance) / self.ramp).relu().clamp(max=1)
 
     def span(self) -> Tensor:
         """z, (H,) in tokens, from 0 to the limit."""
@@ -59,6 +91,150 @@ class SpanWeights(Weights):
         return {"span": self.span().tolist()}
 
 
+class SpanSoftmaxWeights(SpanWeights):
+    """A span over softmax, renormalised: a bias on the scores."""
+
+    def __init__(self, heads: int, span: Span) -> None:
+        super().__init__(SoftmaxWeights(), heads, span)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, positions: Positions
+    ) -> Tensor:
+        distance = self.distance(positions)
+        # m is 1 within z: such a head is softmax for every query.
+        whole = (self.span() > distance.amax()).tolist()
+        if all(whole):
+            return self._softmax(query, key, value, mask)
+        if key.shape[2] <= 2 * BLOCK or distance.ndim > 2:
+            return self._biased(query, key, value, self.soft_mask(distance), mask)
+        return self._in_blocks(query, key, value, mask, positions, whole)
+
+    def _softmax(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
+
+    def _biased(self, query: Tensor, key: Tensor, value: Tensor, soft_mask: Tensor, mask: Tensor | None) -> Tensor:
+        """Context (B, H, Q, D) under m (H, Q, K) or (B, H, Q, K) in place of its distances."""
+        # Half the lowest number: two of them add up without becoming -inf, which a row cannot consist of.
+        lowest = torch.finfo(query.dtype).min / 2
+        reached = soft_mask > 0
+        bias = soft_mask.masked_fill(~reached, 1.0).log().masked_fill(~reached, lowest).to(query.dtype)
+        scores = self.scores(query, key) + bias
+        if mask is not None:
+            scores = scores + torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
+            reached = reached & mask
+        # A row that reaches nothing would be the mean of all.
+        return self.mix(scores.softmax(-1), value) * reached.any(-1, keepdim=True)
+
+    def _in_blocks(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        positions: Positions,
+        whole: Sequence[bool],
+    ) -> Tensor:
+        """Heads of about the same reach together, each group with no more keys than it reaches."""
+        groups: dict[int, list[int]] = {}
+        for head, (span, is_whole) in enumerate(zip(self.span().tolist(), whole, strict=True)):
+            reach = -1 if is_whole else math.ceil((span + self.ramp) / BLOCK) * BLOCK
+            groups.setdefault(reach, []).append(head)
+        parts = []
+        for reach, heads in groups.items():
+            chosen = slice(None) if len(groups) == 1 else heads
+            own = query[:, chosen], key[:, chosen], value[:, chosen]
+            allowed = mask if mask is None or mask.shape[1] == 1 else mask[:, chosen]
+            if reach < 0:
+                parts.append(self._softmax(*own, allowed))
+                continue
+            seed = int(torch.randint(2**62, ())) if self.training and self.dropout else None
+            blocks = _Blocks(self, positions, allowed, reach, seed)
+            part: Tensor = _InBlocks.apply(blocks, *own, self.span()[chosen])  # type: ignore[assignment]
+            parts.append(part)
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([head for heads in groups.values() for head in heads])
+        return torch.cat(parts, 1)[:, order.argsort().to(query.device)]
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """One attention cut into blocks of queries, each with the keys within ``reach`` of one of them."""
+
+    weights: SpanSoftmaxWeights
+    positions: Positions
+    mask: Tensor | None
+    reach: int
+    seed: int | None
+    """Of the dropout, which is drawn anew where the gradients are taken; None without."""
+
+    def places(self) -> Iterator[tuple[slice, slice]]:
+        """Queries and keys of each block; positions ascend."""
+        queries, keys = self.positions.queries.index.tolist(), self.positions.keys.index.tolist()
+        for first in range(0, len(queries), BLOCK):
+            last = min(first + BLOCK, len(queries))
+            begin = bisect_left(keys, queries[first] - self.reach)
+            yield slice(first, last), slice(begin, bisect_right(keys, queries[last - 1] + self.reach))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, span: Tensor, queries: slice, keys: slice
+    ) -> Tensor:
+        """The context of one block, of what its queries and keys alone hold."""
+        index = self.positions.queries.index[queries], self.positions.keys.index[keys]
+        soft_mask = self.weights.soft_mask((index[0][:, None] - index[1]).abs(), span)
+        mask = self.mask
+        if mask is not None:
+            mask = mask[
+                ..., queries if mask.shape[-2] > 1 else slice(None), keys if mask.shape[-1] > 1 else slice(None)
+            ]
+        return self.weights._biased(query, key, value, soft_mask, mask)
+
+    @contextmanager
+    def randomness(self, device: torch.device) -> Iterator[None]:
+        """The same random numbers each time, and the global generators as they were."""
+        if self.seed is None:
+            yield
+            return
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            yield
+
+
+class _InBlocks(torch.autograd.Function):
+    """Keeps its inputs alone: the scores of a block are there while the block is, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: _Blocks, query: Tensor, key: Tensor, value: Tensor, span: Tensor) -> Tensor:
+        ctx.blocks = blocks
+        ctx.save_for_backward(query, key, value, span)
+        mixed = torch.empty_like(query)
+        with blocks.randomness(query.device):
+            for queries, keys in blocks.places():
+                inside = query[:, :, queries], key[:, :, keys], value[:, :, keys], span
+                mixed[:, :, queries] = blocks.attend(*inside, queries, keys)
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        query, key, value, span = ctx.saved_tensors
+        whole = [torch.zeros_like(tensor) for tensor in (query, key, value, span)]
+        with ctx.blocks.randomness(query.device):
+            for queries, keys in ctx.blocks.places():
+                at = [(slice(None), slice(None), place) for place in (queries, keys, keys)]
+                parts = [query[at[0]], key[at[1]], value[at[2]], span]
+                inside = [part.detach().requires_grad_() for part in parts]
+                with torch.enable_grad():
+                    mixed = ctx.blocks.attend(*inside, queries, keys)
+                found = torch.autograd.grad(mixed, inside, gradients[0][:, :, queries])
+                for sum_, place, part in zip(whole, [*at, slice(None)], found, strict=True):
+                    sum_[place] += part
+        return None, *whole
+
+
 @dataclass(frozen=True)
 class Span(Variant):
     """Adaptive span over softmax weights."""
@@ -71,6 +247,8 @@ class Span(Variant):
     """Added to the loss per token of mean span, at each site."""
     renormalise: bool = True
     """Rows sum to 1 after the mask, as in equation 4."""
+    boxes: Measure = "rank"
+    """How far two boxes are apart."""
 
     def __post_init__(self) -> None:
         if self.limit < 1 or self.ramp < 1 or self.penalty < 0:
@@ -80,7 +258,6 @@ class Span(Variant):
             )
 
     def weights(self, site: Site) -> Weights:
-        return SpanWeights(self.inner(site), site.heads, self.limit, self.ramp, self.penalty, self.renormalise)
-
-    def inner(self, site: Site) -> Weights:
-        return SoftmaxWeights()
+        if self.renormalise:
+            return SpanSoftmaxWeights(site.heads, self)
+        return SpanWeights(SoftmaxWeights(), site.heads, self)

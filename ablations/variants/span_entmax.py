@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ablations.variants.entmax import EntmaxWeights
-from ablations.variants.span import Span
+from ablations.variants.span import Span, SpanWeights
 from suite.attention import Site, Weights
 
 
@@ -13,5 +13,5 @@ from suite.attention import Site, Weights
 class SpanEntmax(Span):
     """Span and entmax together."""
 
-    def inner(self, site: Site) -> Weights:
-        return EntmaxWeights(site.heads)
+    def weights(self, site: Site) -> Weights:
+        return SpanWeights(EntmaxWeights(site.heads), site.heads, self)
