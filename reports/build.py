@@ -33,6 +33,8 @@ def write_figures(report: Report, folder: Path) -> None:
     drawn = {"test-accuracy": figures.test_accuracy(report)}
     if (curves := figures.curves(report)) is not None:
         drawn["training"] = curves
+    if (depth := figures.over_depth(report)) is not None:
+        drawn["depth"] = depth
     for row, cell, name in figures.learned_columns(report):
         drawn[f"{_slug(name)}-{_slug(row.key)}"] = figures.learned(report, row, cell, name)
     folder.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,7 @@ def curves(report: Report) -> Figure | None:
     """
     from matplotlib.figure import Figure
 
-    drawn = [(row, seeds) for row in report.rows if (seeds := _metrics(row))]
+    drawn = [(row, seeds) for row in report.rows if row.trained and (seeds := _metrics(row))]
     if not drawn:
         return None
     with _style():
@@ -130,13 +130,13 @@ def curves(report: Report) -> Figure | None:
 
 
 def test_accuracy(report: Report) -> Figure:
-    """Test accuracy (per cent) of every row of ours, with the floors as lines; upright ticks are seeds.
+    """Test accuracy (per cent) of every trained row, with the floors as lines; upright ticks are seeds.
 
     Rows without a result keep their place, with the reason in words.
     """
     from matplotlib.figure import Figure
 
-    rows, floors = report.rows, _floor_values(report)
+    rows, floors = [row for row in report.rows if row.trained], _floor_values(report)
     with _style():
         figure = Figure(figsize=(COLUMN, 1.3 + 0.25 * max(len(rows), 1)), layout="constrained")
         axes = figure.subplots()
@@ -166,6 +166,52 @@ def test_accuracy(report: Report) -> Figure:
         return _finish(figure)
 
 
+def over_depth(report: Report) -> Figure | None:
+    """Test accuracy (per cent) over the layers that run, a line per trained model; filled where it ran as trained.
+
+    Depths stand apart as their multiply-adds do. Nothing where no trained model was evaluated at other depths.
+    """
+    from matplotlib.figure import Figure
+
+    models: dict[str | None, list[Row]] = {}
+    for row in report.rows:
+        models.setdefault(row.cells[0].id if row.trained else row.cells[0].start, []).append(row)
+    lines = [rows for rows in models.values() if any(row.measured and not row.trained for row in rows)]
+    if not lines:
+        return None
+    depths: dict[float, str] = {}
+    with _style():
+        figure = Figure(figsize=(COLUMN, 2.6 + 0.13 * len(lines)), layout="constrained")
+        axes = figure.subplots()
+        handles = []
+        for number, rows in enumerate(lines):
+            colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+            points = [(row.measured.macs_reference, row.measured, row) for row in rows if row.measured]
+            points.sort(key=lambda point: point[0])
+            for macs, measured, row in points:
+                if keep := row.cells[0].keep:
+                    depths[macs] = "-".join(str(len(kept)) for kept in keep)
+                inside = colour if row.trained else "white"
+                axes.plot(
+                    macs, measured.accuracy, "o", color=colour, markersize=4, markerfacecolor=inside, zorder=3
+                )
+                seeds = measured.accuracies if len(measured.accuracies) > 1 else ()
+                axes.plot([macs] * len(seeds), seeds, "_", color=colour, markersize=5)
+            label = textwrap.fill(plain(rows[0].short), 32)
+            missing = len(rows) - len(points)
+            label += f" ({missing} of {len(rows)} depths missing)" if missing else ""
+            label += " (stale)" if any(row.stale for row in rows) else ""
+            x, y = [macs for macs, _, _ in points], [measured.accuracy for _, measured, _ in points]
+            handles += axes.plot(x, y, color=colour, linestyle=dash, label=label)
+        handles.append(_handle("#555555", "filled: as trained", marker="o", linestyle=""))
+        axes.set_xticks(list(depths), list(depths.values()), rotation=90)
+        axes.set_xlabel("layers that run, spaced by their multiply-adds")
+        axes.set_ylabel("test accuracy (%)")
+        figure.suptitle(f"{plain(report.dataset)}: one trained model at several depths")
+        _legend_below(figure, handles)
+        return _finish(figure)
+
+
 NOT_LOOKED = "#A0A0A0"
 
 
@@ -189,7 +235,7 @@ def _draw_row(axes: Axes, place: int, row: Row, middle: float) -> None:
 def learned_columns(report: Report) -> list[tuple[Row, CellRecord, str]]:
     """What can be drawn of attention: of each row its first evaluated cell, with every per-head column."""
     found = []
-    for row in report.rows:
+    for row in (row for row in report.rows if row.trained):
         for cell in row.cells:
             sites = CellFolder(cell.folder).sites()
             if len(sites):

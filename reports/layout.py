@@ -6,12 +6,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from reports.tables import Report, Row
+from reports.tables import CellRecord, Report, Row
 
 ABSENT = "-"
 """Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
 DAGGER = "†"
+COMPARISONS = "What each change is worth"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Note:
 @dataclass(frozen=True)
 class TextTable:
     title: str
+    columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[Note, ...]
     """The notes that its rows refer to, in the order of their marks."""
@@ -38,7 +41,6 @@ class TextTable:
 @dataclass(frozen=True)
 class Layout:
     heading: str
-    columns: tuple[Column, ...]
     tables: tuple[TextTable, ...]
     floors: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -89,11 +91,52 @@ def lay_out(report: Report) -> Layout:
         used = {note for row in block.rows for note in row.notes}
         notes = [Note(mark, plain(text)) for text, mark in marks.items() if text in used]
         if any(row.looked is False for row in block.rows):
-            notes.append(
-                Note(DAGGER, f"Below {report.looked:g} % on {plain(report.dataset)}: has not learned to look.")
+            notes.append(_not_looked(report))
+        tables.append(TextTable(block.title, columns, rows, tuple(notes)))
+    if report.comparisons:
+        tables.append(_comparison_table(report))
+    return Layout(plain(report.heading), tuple(tables), _floors(report), _remarks(report))
+
+
+def _comparison_table(report: Report) -> TextTable:
+    columns = (
+        Column("", "Change"),
+        Column("ours", "test without"),
+        Column("ours", "test with"),
+        Column("ours", "diff."),
+        Column("ours", "seeds"),
+    )
+    rows = []
+    for line in report.comparisons:
+        finished, pairs = len(line.finished), len(line.base)
+        rows.append(
+            (
+                plain(line.label),
+                _side(report, line.base, [without for without, _ in line.finished]),
+                _side(report, line.changed, [with_it for _, with_it in line.finished]),
+                ABSENT if line.difference is None else f"{line.difference:+.2f}",
+                f"{finished}" if finished == pairs else f"{finished} of {pairs}",
             )
-        tables.append(TextTable(block.title, rows, tuple(notes)))
-    return Layout(plain(report.heading), columns, tuple(tables), _floors(report), _remarks(report))
+        )
+    marked = any(DAGGER in cell for row in rows for cell in row[1:])
+    return TextTable(COMPARISONS, columns, tuple(rows), (_not_looked(report),) if marked else ())
+
+
+def _side(report: Report, cells: Sequence[CellRecord], accuracies: Sequence[float]) -> str:
+    """Of the finished pairs; where there are none, of what is finished on this side, or why nothing is."""
+    accuracies = accuracies or [cell.accuracy for cell in cells if cell.result is not None]
+    if not accuracies:
+        return ", ".join(dict.fromkeys(cell.state for cell in cells))
+    number = fmean(accuracies)
+    return (
+        f"{number:.2f}"
+        + (" (stale)" if any(cell.stale for cell in cells) else "")
+        + (f" {DAGGER}" if report.looked is not None and number < report.looked else "")
+    )
+
+
+def _not_looked(report: Report) -> Note:
+    return Note(DAGGER, f"Below {report.looked:g} % on {plain(report.dataset)}: has not learned to look.")
 
 
 def plain(text: str) -> str:
@@ -145,7 +188,7 @@ def _measured(row: Row, macs: Unit, parameters: Unit) -> tuple[str, ...]:
         macs.format(measured.macs_reference),
         ABSENT if row.macs_change is None else f"{row.macs_change:+.2f}",
         parameters.format(measured.parameters),
-        f"{measured.seconds:,.0f}",
+        f"{measured.seconds:,.0f}" if row.trained else ABSENT,
     )
 
 
@@ -174,5 +217,10 @@ def _remarks(report: Report) -> tuple[str, ...]:
         f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
         "paper; seconds of training.",
+        *(
+            ["Changes: test accuracy with the change minus without it, each pair of equal seeds, mean over seeds."]
+            if report.comparisons
+            else []
+        ),
         *report.paper.notes,
     )

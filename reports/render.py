@@ -8,10 +8,11 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from reports.layout import ABSENT, Column, Layout, TextTable, lay_out, plain
-from reports.tables import Report, Row
+from reports.layout import ABSENT, COMPARISONS, Column, Layout, TextTable, lay_out, plain
+from reports.tables import Comparison, Report, Row
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -19,30 +20,35 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 20
 """Terminal columns that labels need to stay readable."""
+FIRST_HALF = 7
+"""Columns before the costs; a table without costs has no more."""
 
 
 def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
     """The tables for a terminal of ``width`` columns; ``styled`` adds bold and dim.
 
-    Where rows do not fit, each table comes in two halves: accuracies first, costs second.
+    Where rows do not fit, each table that has costs comes in two halves: accuracies first, costs second.
     """
     from rich.console import Console
     from rich.text import Text
 
     layout = lay_out(report)
-    every = range(len(layout.columns))
-    fits = sum(_widths(layout, every)) <= width
-    parts = [every] if fits else [every[:7], [0, *every[7:]]]
+    parts: list[tuple[TextTable, Sequence[int]]] = []
+    for table in layout.tables:
+        every = range(len(table.columns))
+        whole = len(every) <= FIRST_HALF or sum(_widths(layout, table, every)) <= width
+        halves = [every[:FIRST_HALF], [0, *every[FIRST_HALF:]]]
+        parts += [(table, columns) for columns in ([every] if whole else halves)]
     text = io.StringIO()
     colours = "standard" if styled else None
     # Wider than the terminal at worst, but never without a number.
-    widest = max(width, *(sum(_widths(layout, columns)) for columns in parts))
+    widest = max(width, *(sum(_widths(layout, table, columns)) for table, columns in parts))
     console = Console(file=text, width=widest, force_terminal=styled, color_system=colours, highlight=False)
     # Text, never str, for all that is printed: rich would read markup such as [red] in a str.
     console.print(Text(layout.heading), width=width)
     console.print()
-    for block, columns in itertools.product(layout.tables, parts):
-        console.print(_rich_table(layout, block, columns, width))
+    for table, columns in parts:
+        console.print(_rich_table(layout, table, columns, width))
     notes = (f"[{note.mark}] {note.text}" for note in layout.notes)
     for line in (*layout.floors, *layout.remarks, *notes):
         console.print(Text(line), width=width)
@@ -55,18 +61,20 @@ def _heads(column: Column) -> list[str]:
     return [column.side, title, unit]
 
 
-def _widths(layout: Layout, columns: Sequence[int]) -> list[int]:
+def _widths(layout: Layout, table: TextTable, columns: Sequence[int]) -> list[int]:
     """The least width of each column with the gap before it: lines may break between words, never within.
 
-    The same for all tables, so that one can be read below the other.
+    The same for all tables with these columns, so that one can be read below the other. Those of a table without
+    costs have room and do not break.
     """
-    rows = [row for table in layout.tables for row in table.rows]
+    rows = [row for other in layout.tables if other.columns == table.columns for row in other.rows]
     widths = []
     for number in columns:
-        texts = [*_heads(layout.columns[number]), *(row[number] for row in rows)]
-        words = [len(word) for text in texts for word in text.split()]
+        texts = [*_heads(table.columns[number]), *(row[number] for row in rows)]
+        breaks = len(table.columns) > FIRST_HALF
+        words = [len(word) for text in texts for word in (text.split() if breaks else [text])]
         # A wider gap where ours begins: it must not read on from the paper's.
-        gap = 3 if number and layout.columns[number].side != layout.columns[number - 1].side else 1
+        gap = 3 if number and table.columns[number].side != table.columns[number - 1].side else 1
         widths.append(gap + (LABEL_WIDTH if number == 0 else max(words)))
     return widths
 
@@ -78,12 +86,12 @@ def _rich_table(layout: Layout, block: TextTable, columns: Sequence[int], width:
 
     table = Table(title=Text(block.title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     # Labels take what is left, up to the longest; SIMPLE_HEAD draws a blank between columns and at both ends.
-    _, *widths = _widths(layout, columns)
-    longest = max(len(row[0]) for table in layout.tables for row in table.rows)
+    _, *widths = _widths(layout, block, columns)
+    longest = max(len(row[0]) for other in layout.tables if other.columns == block.columns for row in other.rows)
     labels = min(width - sum(widths) - 2, longest)
-    table.add_column(Text(f"\n\n{layout.columns[0].title}"), overflow="fold", width=max(labels, LABEL_WIDTH - 1))
+    table.add_column(Text(f"\n\n{block.columns[0].title}"), overflow="fold", width=max(labels, LABEL_WIDTH - 1))
     for number, least in zip(columns[1:], widths, strict=True):
-        column = layout.columns[number]
+        column = block.columns[number]
         style = "dim" if column.side == "paper" else ""
         table.add_column(Text("\n".join(_heads(column))), justify="right", style=style, width=least - 1)
     for row in block.rows:
@@ -94,9 +102,9 @@ def _rich_table(layout: Layout, block: TextTable, columns: Sequence[int], width:
 def markdown(report: Report) -> str:
     """Pipe tables, as GitHub reads them."""
     layout = lay_out(report)
-    header = [f"{column.side}: {column.title}" if column.side else column.title for column in layout.columns]
     lines = [escape_markdown(layout.heading)]
     for block in layout.tables:
+        header = [f"{column.side}: {column.title}" if column.side else column.title for column in block.columns]
         lines += ["", f"### {escape_markdown(block.title)}", "", _pipes(header)]
         lines.append("|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|")
         lines += [_pipes(row) for row in block.rows]
@@ -125,7 +133,7 @@ def latex(report: Report) -> str:
 
 def _latex_table(layout: Layout, number: int) -> str:
     block, groups, rules, first = layout.tables[number], [], [], 1
-    for side, columns in itertools.groupby(layout.columns, key=lambda column: column.side):
+    for side, columns in itertools.groupby(block.columns, key=lambda column: column.side):
         span = len(list(columns))
         groups.append(f"\\multicolumn{{{span}}}{{c}}{{{escape_latex(side)}}}" if side else "")
         rules += [f"\\cmidrule(lr){{{first}-{first + span - 1}}}"] if side else []
@@ -136,11 +144,11 @@ def _latex_table(layout: Layout, number: int) -> str:
             "\\begin{table*}[tp]",
             "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
             f"\\caption{{{escape_latex(block.title)}. {escape_latex(layout.heading)}}}",
-            f"\\begin{{tabular}}{{@{{}}p{{0.25\\textwidth}}{'r' * (len(layout.columns) - 1)}@{{}}}}",
+            f"\\begin{{tabular}}{{@{{}}p{{0.25\\textwidth}}{'r' * (len(block.columns) - 1)}@{{}}}}",
             "\\toprule",
             " & ".join(groups) + " \\\\",
             "".join(rules),
-            " & ".join(escape_latex(column.title) for column in layout.columns) + " \\\\",
+            " & ".join(escape_latex(column.title) for column in block.columns) + " \\\\",
             "\\midrule",
             *(" & ".join(map(_latex_cell, row)) + " \\\\" for row in block.rows),
             "\\bottomrule",
@@ -195,6 +203,7 @@ CSV_COLUMNS = (
     "variant",
     "arguments",
     "layers",
+    "keep",
     "published_test_dev",
     "published_test_std",
     "published_difference",
@@ -207,6 +216,7 @@ CSV_COLUMNS = (
     "seeds",
     "test_accuracy",
     "test_accuracies",
+    "base_accuracies",
     "difference",
     "looked",
     "macs",
@@ -221,9 +231,10 @@ CSV_COLUMNS = (
 
 
 def comma_separated(report: Report) -> str:
-    """Raw, unrounded numbers, a line per table row and floor; a missing number is empty, its state says why.
+    """Raw, unrounded numbers, a line per row of the tables and floor; where one is missing, the state says why.
 
-    Accuracies in per cent, differences in points, changes in per cent; lists have spaces between.
+    Accuracies in per cent, differences in points, changes in per cent; lists have spaces between. A change has the
+    accuracies of its finished pairs with it and, as ``base_accuracies``, without it.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -237,7 +248,26 @@ def comma_separated(report: Report) -> str:
     writer.writerow(_csv_line(prior))
     for row in report.floors:
         writer.writerow(_csv_line(_csv_values("Floors", row)))
+    for line in report.comparisons:
+        writer.writerow(_csv_line(_csv_change(line)))
     return file.getvalue()
+
+
+def _csv_change(line: Comparison) -> dict[str, object]:
+    states = dict.fromkeys(cell.state for cell in (*line.base, *line.changed))
+    return {
+        "table": COMPARISONS,
+        "label": line.label,
+        "state": "finished" if line.finished else ", ".join(states),
+        "stale": any(cell.stale for cell in (*line.base, *line.changed)),
+        "seeds_finished": len(line.finished),
+        "seeds": len(line.base),
+        "test_accuracy": fmean(changed for _, changed in line.finished) if line.finished else None,
+        "test_accuracies": " ".join(repr(changed) for _, changed in line.finished),
+        "base_accuracies": " ".join(repr(base) for base, _ in line.finished),
+        "difference": line.difference,
+        "cells": " ".join(f"{base.id} {changed.id}" for base, changed in zip(line.base, line.changed, strict=True)),
+    }
 
 
 def _csv_values(table: str, row: Row) -> dict[str, object]:
@@ -249,6 +279,7 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
         "variant": configuration["variant"] if configuration else None,
         "arguments": json.dumps(configuration["arguments"], sort_keys=True) if configuration else None,
         "layers": "-".join(map(str, configuration["layers"])) if configuration else None,
+        "keep": None if row.trained else json.dumps(row.cells[0].keep),
         "state": row.state,
         "stale": row.stale,
         "seeds_finished": row.finished,
@@ -276,7 +307,7 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
             "macs_reference": measured.macs_reference,
             "uncounted_operators": json.dumps(measured.uncounted_operators, sort_keys=True),
             "parameters": measured.parameters,
-            "seconds": measured.seconds,
+            "seconds": measured.seconds if row.trained else None,
         }
     return values
 

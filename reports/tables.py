@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from reports.published import Paper, Published, load_paper
-from suite.records import CellFolder, RecordError, StudyFolder, load_cells
+from suite.records import CellFolder, RecordError, StudyFolder, depth_text, load_cells
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,13 @@ class CellRecord:
     failure: str | None
     result: Mapping[str, Any] | None
     folder: Path
+    start: str | None
+    """Id of the cell that it starts from."""
+
+    @property
+    def keep(self) -> list[list[int]] | None:
+        """The layers of each stack with which a trained cell, its start, is evaluated; None where it is trained."""
+        return self.configuration.get("keep")
 
     @property
     def accuracy(self) -> float:
@@ -71,7 +78,8 @@ class Row:
     """Names the row in file names."""
     label: str
     short: str
-    """The label for a legend: arguments that do not tell rows of this study apart are left out."""
+    """The label for a legend: arguments that do not tell rows of this study apart are left out, and the layers that
+    an evaluation keeps."""
     published: Published | None
     cells: tuple[CellRecord, ...]
     state: str
@@ -84,6 +92,11 @@ class Row:
     looked: bool | None
     """False where the accuracy is below the study's threshold; None where there is none to compare."""
     notes: tuple[str, ...]
+
+    @property
+    def trained(self) -> bool:
+        """Whether its cells were trained, and not evaluated only, with other layers than they were trained with."""
+        return all(cell.keep is None for cell in self.cells)
 
     @property
     def finished(self) -> int:
@@ -100,6 +113,32 @@ class Row:
 class Block:
     title: str
     rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one change is worth: pairs of cells that differ in it, one pair per seed."""
+
+    label: str
+    """The change."""
+    base: tuple[CellRecord, ...]
+    """The cells without it."""
+    changed: tuple[CellRecord, ...]
+    """Those with it, each at the place of its partner."""
+
+    @property
+    def finished(self) -> list[tuple[float, float]]:
+        """Test accuracies (without, with) of the pairs of which both cells are finished, per cent."""
+        return [
+            (one.accuracy, other.accuracy)
+            for one, other in zip(self.base, self.changed, strict=True)
+            if one.result is not None and other.result is not None
+        ]
+
+    @property
+    def difference(self) -> float | None:
+        """Accuracy with the change minus without it, points: the mean over the finished pairs."""
+        return fmean(changed - base for base, changed in self.finished) if self.finished else None
 
 
 @dataclass(frozen=True)
@@ -120,6 +159,7 @@ class Report:
     """Accuracy below which a row has not learned to look, per cent."""
     blocks: tuple[Block, ...]
     floors: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...]
 
     @property
     def rows(self) -> list[Row]:
@@ -137,6 +177,8 @@ def build_report(study_folder: Path | str) -> Report:
     groups = _group(cell for cell in cells if cell.role == "row")
     repeated = _match(paper, groups)
     further = [group for group in groups if group not in repeated.values()]
+    trained = [group for group in further if group[0].keep is None]
+    evaluated = [group for group in further if group[0].keep is not None]
     reference = _reference(paper, repeated, groups)
     looked = study["floors"]["looked"]
 
@@ -167,9 +209,10 @@ def build_report(study_folder: Path | str) -> Report:
         )
         for table in paper.tables
     ]
-    if further:
-        rows = (row(group[0].id, _label(group), _short(group, groups), None, group) for group in further)
-        blocks.append(Block("Further variants", tuple(rows)))
+    for title, members in (("Further variants", trained), ("Trained models at other depths", evaluated)):
+        rows = (row(group[0].id, _label(group), _short(group, groups), None, group) for group in members)
+        if members:
+            blocks.append(Block(title, tuple(rows)))
     floors = _group(cell for cell in cells if cell.role == "floor")
     return Report(
         name=study["name"],
@@ -181,6 +224,7 @@ def build_report(study_folder: Path | str) -> Report:
         looked=looked,
         blocks=tuple(blocks),
         floors=tuple(row(group[0].id, _floor_label(group), _floor_label(group), None, group) for group in floors),
+        comparisons=_compare(study.get("comparisons", ()), cells),
     )
 
 
@@ -200,6 +244,7 @@ def _read(study_folder: Path | str) -> list[CellRecord]:
                 failure=failure["message"] if failure else None,
                 result=record.result() if finished else None,
                 folder=record.path,
+                start=plain["start"],
             )
         )
     return cells
@@ -220,10 +265,24 @@ def _without_seeds(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"start": _without_seeds(start) if start else None}
 
 
+def _compare(pairs: Iterable[Mapping[str, str]], cells: Iterable[CellRecord]) -> tuple[Comparison, ...]:
+    """The study's pairs of cells by what they compare; those that differ in nothing but seeds are one line."""
+    known = {cell.id: cell for cell in cells}
+    lines: dict[str, list[tuple[str, CellRecord, CellRecord]]] = {}
+    for pair in pairs:
+        base, changed = known[pair["base"]], known[pair["changed"]]
+        identity = [pair["label"], _without_seeds(base.configuration), _without_seeds(changed.configuration)]
+        lines.setdefault(json.dumps(identity, sort_keys=True), []).append((pair["label"], base, changed))
+    return tuple(
+        Comparison(line[0][0], tuple(base for _, base, _ in line), tuple(changed for *_, changed in line))
+        for line in lines.values()
+    )
+
+
 def _match(paper: Paper, groups: Sequence[Group]) -> dict[str, Group]:
-    """Published row -> the first group that repeats it; a second one would have to share its line."""
+    """Published row -> the first trained group that repeats it; a second one would have to share its line."""
     matches: dict[str, Group] = {}
-    for group in groups:
+    for group in (group for group in groups if group[0].keep is None):
         one = group[0].configuration
         for table in paper.tables:
             for entry in table.rows:
@@ -237,7 +296,8 @@ def _reference(paper: Paper, repeated: Mapping[str, Group], groups: Sequence[Gro
     if paper.reference.key in repeated:
         return repeated[paper.reference.key]
     variant = paper.reference.cell["variant"] if paper.reference.cell else None
-    return next((group for group in groups if group[0].configuration["variant"] == variant), ())
+    trained = (group for group in groups if group[0].keep is None)
+    return next((group for group in trained if group[0].configuration["variant"] == variant), ())
 
 
 def _reference_sentence(paper: Paper, repeated: Mapping[str, Group], reference: Group) -> str:
@@ -283,6 +343,8 @@ def _remarks(group: Group, reference: Group) -> list[str]:
     stale = [cell.id for cell in group if cell.stale]
     if stale:
         remarks.append(f"Stale, the engine has changed since: {', '.join(stale)}.")
+    if group and group[0].keep is not None:
+        remarks.append("Evaluated only: one trained model without the layers named, counted from 0.")
     changed = _deviations(group, reference) if group else []
     if changed:
         remarks.append(f"Differs from the softmax row in more than its method: {'; '.join(changed)}.")
@@ -293,12 +355,19 @@ def _deviations(group: Group, reference: Group) -> list[str]:
     """Settings other than method, layers and seed that are not the reference row's: no longer an ablation."""
     if not reference or group == reference:
         return []
-    ours, theirs = (_settings(each[0].configuration) for each in (group, reference))
+    ours, theirs = (_settings(_training(each[0])) for each in (group, reference))
     return [
         f"{name} {_value(ours.get(name))} (there {_value(theirs.get(name))})"
         for name in sorted({*ours, *theirs})
         if ours.get(name) != theirs.get(name)
     ]
+
+
+def _training(cell: CellRecord) -> Mapping[str, Any]:
+    """How the model of a cell was trained; of one that is evaluated only, how its start was."""
+    if cell.keep is None:
+        return cell.configuration
+    return {**cell.configuration, "keep": None, "start": cell.configuration["start"]["start"]}
 
 
 def _settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,7 +391,7 @@ def _settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 def _label(group: Group) -> str:
     one = group[0].configuration
-    return _described(one, list(one["arguments"]))
+    return _described(one, list(one["arguments"]), depth_text(one["layers"], group[0].keep))
 
 
 def _floor_label(group: Group) -> str:
@@ -341,12 +410,13 @@ def _short(group: Group, groups: Sequence[Group]) -> str:
     return _described(
         one,
         [name for name, value in one["arguments"].items() if any(rival.get(name) != value for rival in rivals)],
+        depth_text(one["layers"], None),
     )
 
 
-def _described(configuration: Mapping[str, Any], names: Iterable[str]) -> str:
+def _described(configuration: Mapping[str, Any], names: Iterable[str], layers: str) -> str:
     arguments = [f"{name} = {_value(configuration['arguments'][name])}" for name in names]
-    return ", ".join([configuration["variant"], *arguments, "-".join(map(str, configuration["layers"]))])
+    return ", ".join([configuration["variant"], *arguments, layers])
 
 
 def _value(value: Any) -> str:
@@ -355,7 +425,7 @@ def _value(value: Any) -> str:
 
 def _heading(study: Mapping[str, Any], groups: Sequence[Group], paper: Paper) -> str:
     """One plain line: data, model size, budget, seeds, and that levels must not be compared."""
-    dataset, cells = study["dataset"], [cell.configuration for group in groups for cell in group]
+    dataset, cells = study["dataset"], [_training(cell) for group in groups for cell in group]
     tests = _either(f"{dataset['splits'][cell['test']]['questions']:,}" for cell in cells)
     widths = _either(cell["model"]["width"] for cell in cells)
     heads = _either(cell["model"]["heads"] for cell in cells)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from suite import registry
 from suite.errors import UserError
-from suite.records import StudyFolder, load_cells
+from suite.records import StudyFolder, depth_text, load_cells
 
 if TYPE_CHECKING:
-    from suite.bench.measure import Bench
+    from suite.bench.run import Bench
     from suite.config import Study
     from suite.plan import Job, Workplace
 
@@ -107,7 +107,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             "id": job.id,
             "what": plan.describe(job),
             "start": job.start,
-            "steps": job.cell.protocol.steps,
+            "steps": 0 if job.cell.keep else job.cell.protocol.steps,
             "state": folder.cell(job.id).state,
             "threads": workplace.placement.threads,
             "gpus": workplace.placement.gpus,
@@ -126,9 +126,9 @@ def _status(arguments: argparse.Namespace) -> int:
             "id": cell["id"],
             "role": cell["role"],
             "variant": cell["variant"],
-            "layers": "-".join(map(str, cell["layers"])),
+            "layers": depth_text(cell["layers"], cell["cell"].get("keep")),
             "state": f"{cell['state']} (stale)" if cell["stale"] else cell["state"],
-            "step": f"{_last_step(folder, cell['id'])}/{cell['steps']}",
+            "step": f"{_last_step(folder, cell['id'])}/{cell['steps']}" if cell["steps"] else None,
         }
         for cell in cells.to_dict("records")
     ]
@@ -152,6 +152,16 @@ def _build_report(folder: StudyFolder) -> str:
         registry.find("report", name)(folder.path, folder.path / "report") for name in registry.names("report")
     ]
     return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from suite.export import export
+
+    folder = StudyFolder(arguments.runs / arguments.study)
+    said = export(folder, arguments.cell, arguments.data, arguments.out)
+    print(arguments.out)
+    _say(said)
+    return 0
 
 
 def _variants(arguments: argparse.Namespace) -> int:
@@ -200,8 +210,8 @@ def _flops(arguments: argparse.Namespace) -> int:
 def _bench_attention(arguments: argparse.Namespace) -> int:
     from suite.bench.attention import Attention
 
-    sizes = {name: getattr(arguments, name) for name in ("heads", "width", "tokens", "span")}
-    return _bench(arguments, Attention(arguments.keys, **sizes, variants=tuple(arguments.variants)))
+    names = ("keys", "heads", "tokens", "width", "span", "variants")
+    return _bench(arguments, Attention(**{name: getattr(arguments, name) for name in names}))
 
 
 def _bench_model(arguments: argparse.Namespace) -> int:
@@ -215,9 +225,7 @@ def _bench_variants(arguments: argparse.Namespace) -> int:
     from suite.bench.variants import Variants
 
     cells = plan.load_study(arguments.study, {}, arguments.variants).cells
-    return _bench(
-        arguments, Variants(cells, arguments.size, arguments.batch, arguments.dropout, arguments.optimizer)
-    )  # fmt: skip
+    return _bench(arguments, Variants(cells, arguments.size, arguments.batch, arguments.dropout))
 
 
 def _bench(arguments: argparse.Namespace, bench: Bench) -> int:
@@ -337,6 +345,12 @@ def _parser() -> argparse.ArgumentParser:
     for command in (plan, status):
         command.add_argument("--json", action="store_true")
 
+    export = commands.add_parser("export", parents=[places], help="a finished cell as a model of transformers")
+    export.add_argument("cell", metavar="CELL", help="its id, as `ablate status` lists it")
+    export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    export.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
+    export.set_defaults(command=_export)
+
     variants = commands.add_parser("variants", help="what is registered")
     variants.add_argument("action", nargs="?", choices=("list", "check"), default="list")
     variants.add_argument("name", nargs="?", help="the one to check; all of them without a name")
@@ -368,8 +382,12 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     benches = bench.add_subparsers(required=True, metavar="BENCH")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
-    shared.add_argument("--rounds", type=int, default=5, help="samples of each number (5), after one to warm up")
-    shared.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (one per core)")
+    shared.add_argument(
+        "--rounds", type=_slots, default=5, metavar="N", help="samples of each number (5), after one to warm up"
+    )
+    shared.add_argument(
+        "--threads", type=_slots, default=os.cpu_count() or 1, metavar="N", help="CPU threads (one per core)"
+    )
     shared.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     shared.add_argument("--seed", type=int, default=0)
     models = argparse.ArgumentParser(add_help=False, parents=[shared])
@@ -383,9 +401,11 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     )
     keys = (20, 36, 64, 128, 256, 512, 1024, 2048, 4096)
     attention.add_argument("--keys", type=_numbers, default=keys, metavar="N,N", help=f"{','.join(map(str, keys))}")
-    attention.add_argument("--heads", type=int, default=12)
-    attention.add_argument("--width", type=int, default=64, help="of a head (64)")
-    attention.add_argument("--tokens", type=int, default=2304, help="queries of a batch: questions x keys (2304)")
+    attention.add_argument("--heads", type=_numbers, default=(12,), metavar="N,N", help="12")
+    attention.add_argument(
+        "--tokens", type=_numbers, default=(2304,), metavar="N,N", help="of a batch, questions x keys (2304)"
+    )
+    attention.add_argument("--width", type=_slots, default=64, metavar="N", help="of a head (64)")
     attention.add_argument("--span", type=int, default=64, help="tokens that learned spans are set to (64)")
     attention.add_argument("--variants", type=_names, default=[], metavar="NAME,NAME", help="only these")
     attention.set_defaults(command=_bench_attention)
@@ -402,7 +422,6 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     variants.add_argument("study", nargs="?", default="demo", metavar="STUDY", help="whose rows; default: demo")
     variants.add_argument("--variants", type=_names, metavar="NAME,NAME", help="registered ones beside the rows")
     variants.add_argument("--batch", type=_slots, default=32, metavar="N", help="questions (32)")
-    variants.add_argument("--optimizer", action="store_true", help="the whole step, not forward and backward alone")
     variants.set_defaults(command=_bench_variants)
 
 

@@ -147,6 +147,19 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Two of a study's cells that differ in one change, for a table of what each change is worth.
+
+    Those of equal labels whose cells differ in nothing but their seeds are one line of it.
+    """
+
+    label: str
+    """What ``changed`` has and ``base`` has not."""
+    base: Cell
+    changed: Cell
+
+
+@dataclass(frozen=True)
 class Study:
     """A question, and the cells whose comparison answers it."""
 
@@ -160,6 +173,8 @@ class Study:
     """Test accuracy in per cent below which a row has not learned to look at the pictures."""
     reference: Cell | None = None
     """The cell that a variant of one's own copies all but its method from; by default the first row."""
+    comparisons: tuple[Comparison, ...] = ()
+    """Pairs of ``cells`` that the report sets side by side."""
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -282,7 +297,6 @@ def cell_id(cell: Cell, variant_source: str, data: str, start_id: str | None) ->
 
     ``variant_source`` and ``data`` are digests of the method's source and of the data set's sources.
     """
-    identity = without_defaults(dataclasses.replace(cell, start=None))
-    identity |= {"variant_source": variant_source, "data": data, "start": start_id}
+    identity = without_defaults(cell) | {"variant_source": variant_source, "data": data, "start": start_id}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{cell.variant}-s{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

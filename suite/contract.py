@@ -1,6 +1,7 @@
 """What every variant promises, as checks that run on any of them: `ablate variants check NAME`.
 
-Each check builds the variant in a small LXMERT with random weights and raises BrokenPromise where it fails.
+Each check builds the variant in a small LXMERT with random weights and raises BrokenPromise where it fails. A
+method that others published with a defect declares in ``Variant.breaks`` what it must fail.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from suite import flops
 from suite.attention import Depth, Positions, Tokens, Variant, Weights
-from suite.errors import UserError
+from suite.errors import UserError, unknown
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 from suite.training import answer_loss, is_variants_own, penalty, varied
 
@@ -37,10 +38,31 @@ class BrokenPromise(UserError):
 
 
 def check(variant: Variant) -> list[str]:
-    """Runs every check; their names with what they found. Raises BrokenPromise at the first that fails."""
-    for run in CHECKS:
-        run(variant)
-    return [f"kept: {(run.__doc__ or run.__name__).splitlines()[0]}" for run in CHECKS]
+    """Runs every check; a line for each with what it found. Raises BrokenPromise as ``check_one`` does."""
+    known = [promise.__name__ for promise in CHECKS]
+    for name in variant.breaks:
+        if name not in known:
+            raise unknown("check in breaks", name, known)
+    return [check_one(variant, promise) for promise in CHECKS]
+
+
+def check_one(variant: Variant, promise: Check) -> str:
+    """Runs one check; what it found, in a line.
+
+    Raises BrokenPromise where the check fails, or where it passes although the variant's ``breaks`` has it.
+    """
+    title = (promise.__doc__ or promise.__name__).splitlines()[0]
+    reason = variant.breaks.get(promise.__name__)
+    if reason is None:
+        promise(variant)
+        return f"kept: {title}"
+    try:
+        promise(variant)
+    except BrokenPromise:
+        return f"broken, as declared: {title} {reason}"
+    raise BrokenPromise(
+        f"Expected: {promise.__name__} fails, as the variant declares. Received: it passes. Take it out of breaks."
+    )
 
 
 def weights_are_non_negative(variant: Variant) -> None:

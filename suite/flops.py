@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from suite import registry
+from suite import pruning, registry
 from suite.config import Cell
 from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
+from suite.records import depth_text
 
 with warnings.catch_warnings():
     # It scripts a function as it is imported, which torch warns of.
@@ -129,11 +130,13 @@ def at_paper_size(cells: Iterable[Cell]) -> list[dict[str, Any]]:
         # Zeros instead of random weights: a count needs shapes, and a method may look at its numbers.
         zeros = {name: torch.zeros(weight.shape) for name, weight in model.state_dict().items()}
         model.load_state_dict(zeros, assign=True)
+        if cell.keep is not None:
+            pruning.keep_only(model, cell.keep)
         reference = count_reference(model, words=20, regions=36)
         row = {
             "variant": cell.variant,
             "arguments": " ".join(f"{name}={value}" for name, value in cell.arguments.items()),
-            "layers": "-".join(map(str, cell.layers)),
+            "layers": depth_text(cell.layers, cell.keep),
             "reference": reference.total,
             "change": 0.0,
             "answer": count_answer(model, words=20, regions=36).total,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from suite import provenance, registry
-from suite.config import Cell, Placement, Role, Scalar, Study, cell_id, from_plain, override, to_plain
+from suite.config import Cell, Comparison, Placement, Role, Scalar, Study, cell_id, from_plain, override, to_plain
 from suite.data.scoring import question_prior
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError, unknown
@@ -67,6 +67,10 @@ def load_study(
         study,
         cells=tuple(override(cell, settings) for cell in (*study.cells, *extra)),
         floors=tuple(override(cell, settings) for cell in study.floors),
+        comparisons=tuple(
+            Comparison(pair.label, override(pair.base, settings), override(pair.changed, settings))
+            for pair in study.comparisons
+        ),
     )
 
 
@@ -128,8 +132,7 @@ def resolve(cell: Cell) -> Cell:
 
 
 def _check_evaluated_only(cell: Cell, trained: Cell) -> None:
-    names = [field.name for field in dataclasses.fields(Cell)]
-    for name in names:
+    for name in (field.name for field in dataclasses.fields(Cell)):
         given, expected = getattr(cell, name), getattr(trained, name)
         if name not in ("keep", "start", "validation", "test") and given != expected:
             raise UserError(
@@ -155,8 +158,11 @@ def selected(jobs: Sequence[Job], variants: Sequence[str] | None) -> list[Job]:
     return [job for job in jobs if job.id in wanted]
 
 
-def write_study(folder: StudyFolder, study: Study, jobs: Iterable[Job], data: Path) -> None:
-    """``study.json``: what the report is about, also where cells are missing."""
+def write_study(folder: StudyFolder, study: Study, jobs: Sequence[Job], data: Path) -> None:
+    """``study.json``: what the report is about, also where cells are missing.
+
+    Raises UserError where a comparison is of a cell that the study does not have.
+    """
     dataset = open_data(data, study.cells[0].dataset)
     first = study.cells[0]
     training = [split for split in dataset.information["splits"] if split != first.test]
@@ -173,7 +179,26 @@ def write_study(folder: StudyFolder, study: Study, jobs: Iterable[Job], data: Pa
             "cells": [
                 {"id": job.id, "role": job.role, "start": job.start, "cell": to_plain(job.cell)} for job in jobs
             ],
+            "comparisons": [
+                {
+                    "label": pair.label,
+                    "base": _id_of(pair.base, jobs, pair),
+                    "changed": _id_of(pair.changed, jobs, pair),
+                }
+                for pair in study.comparisons
+            ],
         }
+    )
+
+
+def _id_of(cell: Cell, jobs: Sequence[Job], pair: Comparison) -> str:
+    resolved = resolve(cell)
+    for job in jobs:
+        if job.cell == resolved and job.role == "row":
+            return job.id
+    raise UserError(
+        f"The comparison '{pair.label}' expects cells of its study; received {cell.variant} with "
+        f"{dict(cell.arguments)}, which is none. List it among the study's cells."
     )
 
 
@@ -193,12 +218,14 @@ def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...
     kept = []
     for plugin in plugins:
         # By content: an edited file must not change what the workers of a running launch load.
-        content = plugin.read_bytes()
-        target = folder.path / "plugins" / hashlib.sha256(content).hexdigest()[:10] / plugin.name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(target, content)
-        kept.append(str(target.resolve()))
+        content = {path.name: path.read_bytes() for path in registry.source_files(plugin)}
+        digest = hashlib.sha256(b"\n".join(content.values())).hexdigest()[:10]
+        target = folder.path / "plugins" / digest
+        target.mkdir(parents=True, exist_ok=True)
+        for name, source in content.items():
+            if not (target / name).exists():
+                write_bytes(target / name, source)
+        kept.append(str((target / plugin.name).resolve()))
     return tuple(kept)
 
 

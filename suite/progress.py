@@ -106,4 +106,5 @@ def clock(seconds: float) -> str:
 
 
 def _questions(cell: Cell, step: int) -> int:
-    return (cell.protocol.steps - step) * cell.protocol.batch_size
+    """Left to train on."""
+    return 0 if cell.keep is not None else (cell.protocol.steps - step) * cell.protocol.batch_size

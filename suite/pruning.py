@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TypeVar, cast
 
 import torch
@@ -16,6 +18,7 @@ LIMIT = 64
 """Combinations up to which all are tried; beyond it the stacks are searched in turn."""
 MODULES = {"language": "layer", "vision": "r_layers", "cross": "x_layers"}
 """Stack -> its layers in the encoder."""
+LAYER = re.compile(rf"lxmert\.encoder\.({'|'.join(MODULES.values())}|depth)\.\w+\.")
 
 Option = TypeVar("Option")
 Tensors = TypeVar("Tensors", bound=torch.Tensor)
@@ -31,15 +34,13 @@ def best_combination(
     stack betters. No combination is scored twice.
     """
     places = [range(len(each)) for each in options]
-    known: dict[tuple[int, ...], float] = {}
-
-    def scored(combination: tuple[int, ...]) -> float:
-        if combination not in known:
-            known[combination] = score(chosen(combination))
-        return known[combination]
 
     def chosen(combination: tuple[int, ...]) -> tuple[Option, ...]:
         return tuple(each[place] for each, place in zip(options, combination, strict=True))
+
+    @cache
+    def scored(combination: tuple[int, ...]) -> float:
+        return score(chosen(combination))
 
     # max() returns the first of equal ones.
     if math.prod(map(len, options)) <= LIMIT:
@@ -54,7 +55,7 @@ def best_combination(
 
 def choose_layers(model: LxmertForQuestionAnswering, score: Callable[[], float]) -> None:
     """Lets every stack that has options run those with which ``score()``, of the model as it is, is highest."""
-    depths = [depth for depth in _depths(model).values() if len(depth.options()) > 1]
+    depths = [depth for depth in _depths(model).values() if depth.options()]
 
     def choose(combination: tuple[Sequence[int], ...]) -> None:
         for depth, layers in zip(depths, combination, strict=True):
@@ -95,18 +96,23 @@ def kept_layers(model: LxmertForQuestionAnswering) -> dict[str, list[int]]:
 
 
 def renumbered(tensors: Mapping[str, Tensors], kept: Mapping[str, Sequence[int]]) -> dict[str, Tensors]:
-    """Those of the model's named ``tensors`` that a model of the ``kept`` layers alone has, by its own names."""
+    """Those of the model's named ``tensors`` that a model of the ``kept`` layers alone has, by its own names.
+
+    What says which layers run (``lxmert.encoder.depth``) is not among them.
+    """
     places = {
-        (MODULES[stack], str(old)): str(new) for stack, layers in kept.items() for new, old in enumerate(layers)
+        f"lxmert.encoder.{MODULES[stack]}.{old}.": f"lxmert.encoder.{MODULES[stack]}.{new}."
+        for stack, layers in kept.items()
+        for new, old in enumerate(layers)
     }
     smaller = {}
     for name, tensor in tensors.items():
-        *encoder, module, index, rest = [*name.split(".", 4), *[""] * 4][:5]
-        if encoder != ["lxmert", "encoder"] or module not in MODULES.values():
+        layer = LAYER.match(name)
+        if layer is None:
             smaller[name] = tensor
-        elif (module, index) in places:
-            smaller[f"lxmert.encoder.{module}.{places[module, index]}.{rest}"] = tensor
-    return {name: tensor for name, tensor in smaller.items() if not name.startswith("lxmert.encoder.depth.")}
+        elif layer[0] in places:
+            smaller[places[layer[0]] + name.removeprefix(layer[0])] = tensor
+    return smaller
 
 
 def _depths(model: LxmertForQuestionAnswering) -> dict[str, Depth]:

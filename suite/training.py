@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import time
 import traceback
 import warnings
@@ -50,8 +49,6 @@ class Progress:
     loss: float
     questions_per_second: float
     """In training, since the last evaluation."""
-    doing: str = ""
-    """What it does between two evaluations, where that is not training."""
 
 
 class NotFinite(RuntimeError):
@@ -126,7 +123,9 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     )
     torch.manual_seed(cell.seed)
     model = build_model(cell, dataset)
-    start = load_start(model, StudyFolder(workplace.study).cell(job.start)) if job.start else None
+    start = None
+    if job.start:
+        start = load_start(model, build_variant(cell), StudyFolder(workplace.study).cell(job.start))
     model.to(device)
     optimiser = build_optimiser(model, protocol)
 
@@ -161,7 +160,7 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
                 raise NotFinite(f"The training loss is {train_loss} at step {step}. Lower the learning rate.")
             speed = len(losses) * protocol.batch_size / (time.perf_counter() - segment_began)
             if step == protocol.steps:
-                _choose_layers(model, dataset, cell, speed, report)
+                _choose_layers(model, dataset, cell)
             metrics = _evaluate(
                 record, model, dataset, cell, step, train_loss, time.perf_counter() - began
             )  # fmt: skip
@@ -209,8 +208,11 @@ def build_model(cell: Cell, dataset: DataSet) -> LxmertForQuestionAnswering:
         layers=cell.layers,
         **asdict(cell.model),
     )
-    variant: Variant = registry.find("variant", cell.variant)(**cell.arguments)
-    return LxmertForQuestionAnswering(config, variant)
+    return LxmertForQuestionAnswering(config, build_variant(cell))
+
+
+def build_variant(cell: Cell) -> Variant:
+    return registry.find("variant", cell.variant)(**cell.arguments)
 
 
 def load_trained(study: StudyFolder, cell_id: str, dataset: DataSet) -> LxmertForQuestionAnswering:
@@ -238,11 +240,11 @@ def load_trained(study: StudyFolder, cell_id: str, dataset: DataSet) -> LxmertFo
     return model.eval()
 
 
-def load_start(model: LxmertForQuestionAnswering, start: CellFolder) -> dict[str, Any]:
+def load_start(model: LxmertForQuestionAnswering, variant: Variant, start: CellFolder) -> dict[str, Any]:
     """Loads the trained weights of the cell at ``start``; returns what was loaded, what is new, what was left.
 
-    New may be only the variant's own parameters and layers deeper than the start has; they keep their random
-    weights. Anything else that is missing, or has another shape, is a UserError.
+    New may be only the variant's own parameters, layers deeper than the start has, and what the variant does not
+    inherit; they keep their random weights. Anything else that is missing, or has another shape, is a UserError.
     """
     if start.state != "finished":
         raise UserError(f"The start {start.id} is {start.state}. Run it first.")
@@ -251,9 +253,11 @@ def load_start(model: LxmertForQuestionAnswering, start: CellFolder) -> dict[str
     depth: dict[str, int] = dict(
         zip(("layer", "r_layers", "x_layers"), start.config()["cell"]["layers"], strict=True)
     )  # fmt: skip
-    shaped = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
+    wanted = [name for name in own if variant.inherits(name)]
+    shaped = {name: weights[name] for name in wanted if name in weights and own[name].shape == weights[name].shape}
     new = [name for name in own if name not in shaped]
-    wrong = [name for name in new if not (is_variants_own(name) or _is_deeper(name, depth))]
+    missing = [name for name in wanted if name not in shaped]
+    wrong = [name for name in missing if not (is_variants_own(name) or _is_deeper(name, depth))]
     if wrong:
         raise UserError(
             f"{len(wrong)} of the model's {len(own)} tensors are not in the start {start.id} or have another "
@@ -364,21 +368,12 @@ def predict(
         yield batch.rows, logits.float().cpu(), targets.cpu()
 
 
-def _choose_layers(
-    model: LxmertForQuestionAnswering,
-    dataset: DataSet,
-    cell: Cell,
-    speed: float,
-    report: Callable[[Progress], None],
-) -> None:
+def _choose_layers(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell) -> None:
     """Lets a method that asks for it choose its layers on the validation split, once training has ended."""
-    tried, steps = itertools.count(1), cell.protocol.steps
 
     def score() -> float:
-        accuracy, loss = _score(model, dataset, cell)
-        doing = f"choosing layers, {next(tried)} tried"
-        print(f"{doing}: {pruning.kept_layers(model)} {accuracy:.2f} %")
-        report(Progress(steps, steps, accuracy, loss, speed, doing))
+        accuracy, _ = _score(model, dataset, cell)
+        print(f"tried the layers {pruning.kept_layers(model)}: {accuracy:.2f} %", flush=True)
         return accuracy
 
     pruning.choose_layers(model, score)

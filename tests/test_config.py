@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suite.config import Cell, ModelSize, Placement, Protocol, cell_id, from_plain, override, to_plain
+from suite.config import Cell, ModelSize, Placement, Protocol, cell_id, from_plain, only_layers, override, to_plain
 from suite.errors import UserError
 
 CELL = Cell(variant="span", dataset="easy_vqa", protocol=Protocol(steps=100))
@@ -254,3 +254,63 @@ def test_settings_reach_the_start_too() -> None:
 def test_a_setting_that_cannot_be_is_refused(setting: str, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         override(CELL, {setting: text})
+
+
+# Cells that are evaluated only
+
+
+TRAINED = dataclasses.replace(CELL, layers=(3, 2, 2))
+KEEP = ((0, 2), (1,), (0, 1))
+
+
+def test_a_cell_that_is_evaluated_only_is_its_start_but_for_the_layers() -> None:
+    cell = only_layers(TRAINED, [[0, 2], [1], [0, 1]])
+    assert (cell.start, cell.keep) == (TRAINED, KEEP)
+    assert dataclasses.replace(cell, start=None, keep=None) == TRAINED
+    assert from_plain(Cell, json.loads(json.dumps(to_plain(cell)))) == cell
+
+
+def test_the_layers_that_are_kept_name_the_cell() -> None:
+    whole = only_layers(TRAINED, [range(layers) for layers in TRAINED.layers])
+    names = {name(cell, start="start") for cell in (TRAINED, whole, only_layers(TRAINED, KEEP))}
+    assert len(names) == 3
+    again = from_plain(Cell, to_plain(only_layers(TRAINED, KEEP)))
+    assert name(again, start="start") == name(only_layers(TRAINED, KEEP), start="start")
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        ((0,), (0,)),
+        ((0,), (0,), ()),
+        ((0, 3), (0,), (0,)),
+        ((-1,), (0,), (0,)),
+        ((1, 0), (0,), (0,)),
+        ((0, 0), (0,), (0,)),
+    ],
+    ids=["two stacks", "an empty stack", "beyond the last", "below the first", "descending", "twice"],
+)
+def test_layers_that_the_model_does_not_have_are_refused(keep: tuple) -> None:
+    with pytest.raises(UserError, match=r"keep has the language.* for a model of 3-2-2\. Name layers that it has"):
+        only_layers(TRAINED, keep)
+
+
+def test_without_a_trained_cell_there_is_nothing_to_evaluate() -> None:
+    with pytest.raises(UserError, match="expected that cell as start"):
+        dataclasses.replace(TRAINED, keep=KEEP)
+    with pytest.raises(UserError, match="expected that cell as start"):
+        only_layers(only_layers(TRAINED, KEEP), KEEP)
+
+
+def test_no_cell_starts_from_one_that_is_evaluated_only() -> None:
+    with pytest.raises(UserError, match="no cell can start from it"):
+        dataclasses.replace(CELL, start=only_layers(TRAINED, KEEP))
+
+
+def test_settings_reach_the_trained_cell_too() -> None:
+    cell = override(only_layers(TRAINED, KEEP), {"steps": "7", "seed": "3"})
+    assert cell == only_layers(override(TRAINED, {"steps": "7", "seed": "3"}), KEEP)
+    with pytest.raises(UserError, match="for a model of 1-1-1"):
+        override(only_layers(TRAINED, KEEP), {"layers": "1,1,1"})
+    with pytest.raises(UserError, match="There is no field 'keep'"):
+        override(CELL, {"keep": "0"})

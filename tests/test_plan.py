@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from suite import plan, registry
-from suite.config import Cell, ModelSize, Protocol, Study
+from suite.config import Cell, ModelSize, Protocol, Study, only_layers
 from suite.errors import UserError
 from suite.plan import Job, check_folder, keep_plugins, load_study, resolve, selected
 from suite.records import StudyFolder
@@ -144,7 +144,7 @@ def test_floors_come_last(data_folder: Path) -> None:
 def test_a_cell_spells_out_its_variants_arguments(data_folder: Path) -> None:
     cell = dataclasses.replace(ROW, variant="span", arguments={"ramp": 2})
     assert jobs_of(data_folder, cell)[-1].cell.arguments == {
-        "limit": 1024, "ramp": 2, "penalty": 5e-6, "renormalise": True,
+        "limit": 1024, "ramp": 2, "penalty": 5e-6, "renormalise": True, "boxes": "rank",
     }  # fmt: skip
 
 
@@ -169,6 +169,82 @@ def test_a_data_set_that_is_missing_is_prepared(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match="does not exist"):
         plan.open_data(tmp_path, "easy_vqa")
     assert prepared == [("dataset", "easy_vqa", tmp_path / "easy_vqa")]
+
+
+# Cells that are evaluated only
+
+
+KEPT = only_layers(ROW, [range(8), range(5), (0, 1, 3)])
+
+
+def test_a_cell_that_is_evaluated_only_has_its_own_id_and_comes_after_the_cell_that_is_trained(
+    data_folder: Path,
+) -> None:
+    other = only_layers(ROW, [range(8)] + [range(5)] * 2)
+    for cells in ((ROW, KEPT, other), (KEPT, other, ROW)):
+        start, row, *kept = jobs_of(data_folder, *cells)
+        assert [job.start for job in (start, row, *kept)] == [None, start.id, row.id, row.id]
+        assert [job.role for job in (start, row, *kept)] == ["start", "row", "row", "row"]
+        assert len({row.id, *(job.id for job in kept)}) == 3
+
+
+def test_the_model_of_an_evaluation_need_not_be_a_row(data_folder: Path) -> None:
+    assert [job.role for job in jobs_of(data_folder, KEPT)] == ["start", "start", "row"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variant": "span"}, "expected variant 'softmax', received 'span'"),
+        ({"seed": 1}, "expected seed 0, received 1"),
+        ({"layers": (10, 5, 5)}, r"expected layers \(9, 5, 5\), received \(10, 5, 5\)"),
+        ({"protocol": Protocol(steps=5)}, "expected protocol Protocol"),
+        ({"pictures": "mean"}, "expected pictures 'given', received 'mean'"),
+        ({"train": ("start",)}, "expected train"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_evaluation_that_is_not_of_its_start_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=rf"{message}.*Make it with suite\.config\.only_layers"):
+        resolve(dataclasses.replace(KEPT, **changes))
+
+
+def test_an_evaluation_may_be_of_another_split(data_folder: Path) -> None:
+    other = dataclasses.replace(KEPT, test="train")
+    assert len({id_of(KEPT, data_folder), id_of(other, data_folder)}) == 2
+
+
+def test_an_argument_that_is_spelled_out_is_the_start_s_own() -> None:
+    span = dataclasses.replace(ROW, variant="span")
+    kept = dataclasses.replace(only_layers(span, KEPT.keep or ()), arguments={"ramp": 32})
+    assert resolve(kept).arguments["ramp"] == 32
+
+
+def test_an_evaluation_is_described_by_how_many_layers_run_and_which_do_not(data_folder: Path) -> None:
+    described = [plan.describe(job) for job in jobs_of(data_folder, ROW, KEPT)]
+    assert described == ["softmax 9-5-5 (start)", "softmax 9-5-5", "softmax 9-5-5 at 8-5-3 without 8/-/2,4"]
+
+
+def test_a_named_variant_selects_its_evaluations_with_the_cell_that_is_trained(data_folder: Path) -> None:
+    jobs = jobs_of(data_folder, dataclasses.replace(ROW, variant="span"), KEPT)
+    assert [job.id for job in selected(jobs, ["softmax"])] == [job.id for job in jobs if job.cell.variant != "span"]
+
+
+def test_a_variant_that_a_study_lacks_is_trained_where_the_first_row_is_evaluated_only(
+    plugin: Callable[..., Path],
+) -> None:
+    registry.load_plugin(plugin(PLUGIN + KEPT_FIRST))
+    assert load_study("kept_first", {}, ["mine"]).cells[1] == dataclasses.replace(START, variant="mine")
+
+
+KEPT_FIRST = """
+from suite.config import Cell, ModelSize, Protocol, Study, only_layers
+
+@register("kept_first", "study")
+def study():
+    start = Cell("softmax", "easy_vqa", Protocol(steps=4), model=ModelSize(8, 2, 8), train=("start",))
+    return Study("kept_first", "?", (only_layers(start, ((0,), (0,), (0,))),))
+"""
 
 
 # Selection

@@ -15,13 +15,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suite import checkpoints, training
-from suite.config import Cell, ModelSize, Protocol
+from suite import checkpoints, pruning, registry, training
+from suite.config import Cell, ModelSize, Protocol, only_layers
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError
 from suite.plan import Job, Workplace
+from suite.pruning import kept_layers
 from suite.records import CellFolder, StudyFolder, read_lines
-from suite.training import Batches, Progress, build_model, load_start, run_cell
+from suite.training import Batches, Progress, build_model, build_variant, load_start, load_trained, run_cell
 
 # Evaluations after steps 2, 4, 6 and 8; batches of 7 cross the ends of epochs of 40; dropout draws at random.
 CELL = Cell(
@@ -250,6 +251,8 @@ def without_times(record: CellFolder) -> dict[str, Any]:
 
 RESUMED = {
     "layerdrop, lookahead around lamb": CELL,
+    "layerdrop, search on valid": dataclasses.replace(CELL, arguments={"p": 1, "pruning": "search_on_valid"}),
+    "layerdrop, data driven": dataclasses.replace(CELL, arguments={"p": 1, "pruning": "data_driven"}),
     "span, adamw": dataclasses.replace(CELL, variant="span", arguments={}, protocol=ADAMW, layers=(1, 1, 1)),
 }
 
@@ -448,7 +451,7 @@ def loaded(bench: Bench, cell: Cell, start: Cell) -> tuple[dict[str, Any], dict,
     """What ``load_start`` says, the model's tensors afterwards, and those of the start."""
     bench.finished(start, "start")
     model = build_model(cell, bench.dataset)
-    said = load_start(model, bench.folder.cell("start"))
+    said = load_start(model, build_variant(cell), bench.folder.cell("start"))
     return said, model.state_dict(), checkpoints.load_model(bench.folder.cell("start").checkpoints)
 
 
@@ -510,7 +513,214 @@ def test_a_cell_whose_start_does_not_fit_fails_for_its_configuration(bench: Benc
 def test_a_start_that_is_not_finished_is_refused(bench: Bench) -> None:
     model = build_model(one_step(), bench.dataset)
     with pytest.raises(UserError, match=r"The start absent is missing\. Run it first"):
-        load_start(model, bench.folder.cell("absent"))
+        load_start(model, build_variant(one_step()), bench.folder.cell("absent"))
+
+
+OWN_POOLER = """
+from dataclasses import dataclass
+from suite.attention import Variant
+from suite.registry import register
+
+@register("own_pooler")
+@dataclass(frozen=True)
+class OwnPooler(Variant):
+    def inherits(self, tensor):
+        return not tensor.startswith("lxmert.pooler.")
+"""
+POOLER = ["lxmert.pooler.dense.weight", "lxmert.pooler.dense.bias"]
+
+
+@pytest.fixture
+def own_pooler(bench: Bench, plugin: Callable[..., Path]) -> tuple[Cell, str]:
+    """A cell whose variant does not take its start's pooler, and the plug-in file of that variant."""
+    path = plugin(OWN_POOLER)
+    registry.load_plugin(path)
+    return one_step("own_pooler"), str(path)
+
+
+def test_what_a_variant_does_not_inherit_stays_random_and_all_else_is_loaded(
+    bench: Bench, own_pooler: tuple[Cell, str]
+) -> None:
+    said, own, weights = loaded(bench, own_pooler[0], one_step())
+    assert said["new"] == POOLER
+    assert said["left_over"] == sorted(POOLER)
+    assert said["loaded"] == len(weights) - len(POOLER)
+    assert [name for name, weight in weights.items() if not torch.equal(own[name], weight)] == sorted(POOLER)
+    torch.manual_seed(1)
+    before = build_model(own_pooler[0], bench.dataset)
+    random = {name: before.state_dict()[name].clone() for name in POOLER}
+    load_start(before, build_variant(own_pooler[0]), bench.folder.cell("start"))
+    assert all(torch.equal(before.state_dict()[name], random[name]) for name in POOLER)
+
+
+def test_a_cell_records_what_it_did_not_inherit(bench: Bench, own_pooler: tuple[Cell, str]) -> None:
+    cell, path = own_pooler
+    bench.finished(one_step(), "start")
+    record = bench.finished(cell, "row", start="start", plugins=(path,))
+    [segment] = read_lines(record.path / "segments.jsonl")
+    assert segment["start"]["new"] == POOLER
+    assert segment["start"]["left_over"] == sorted(POOLER)
+
+
+def test_what_is_not_inherited_may_have_another_shape_and_nothing_else(
+    bench: Bench, own_pooler: tuple[Cell, str]
+) -> None:
+    wider = dataclasses.replace(own_pooler[0], model=dataclasses.replace(CELL.model, intermediate=16))
+    with pytest.raises(UserError, match=r"another shape there, lxmert\.encoder\.layer\.0\.intermediate"):
+        loaded(bench, wider, one_step())
+    model = build_model(own_pooler[0], bench.dataset)
+    model.lxmert.pooler = torch.nn.Module()
+    model.lxmert.pooler.dense = torch.nn.Linear(5, 5)
+    assert load_start(model, build_variant(own_pooler[0]), bench.folder.cell("start"))["new"] == POOLER
+
+
+# Layers chosen on validation
+
+
+SEARCH = dataclasses.replace(CELL, arguments={"p": 1, "pruning": "search_on_valid"})
+
+
+def test_search_on_valid_ends_with_the_layers_that_validate_best(bench: Bench) -> None:
+    """Each combination, evaluated alone, says so."""
+    cell = dataclasses.replace(SEARCH, protocol=dataclasses.replace(ADAMW, steps=60, batch_size=20))
+    record = bench.finished(cell)
+    combinations = list(itertools.product(((0,), (1,)), repeat=3))
+    accuracies = [
+        bench.finished(only_layers(cell, keep), f"kept {number}", start="cell").metrics()["accuracy"].item()
+        for number, keep in enumerate(combinations)
+    ]
+    result = record.result() or {}
+    assert len(set(accuracies)) > 1
+    assert result["accuracy"]["validation"] == record.metrics()["accuracy"].iloc[-1] == max(accuracies)
+    chosen = tuple(map(tuple, result["kept"].values()))
+    assert accuracies[combinations.index(chosen)] == max(accuracies)
+    assert record.log.read_text().count("tried the layers") == len(combinations)
+
+
+def test_a_cell_that_was_killed_while_it_chose_continues_to_the_same_bits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = without_times(bench.finished(SEARCH, "whole"))
+    tried = itertools.count()
+
+    def killed(model: Any) -> dict[str, list[int]]:
+        if next(tried) == 3:
+            raise KeyboardInterrupt
+        return kept_layers(model)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pruning, "kept_layers", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(SEARCH)
+    assert without_times(bench.finished(SEARCH)) == expected
+
+
+# Evaluation only
+
+
+KEEP = ((1,), (0, 1), (0,))
+
+
+@pytest.mark.parametrize("variant", ["softmax", "span"])
+def test_fewer_layers_of_a_finished_cell_answer_as_the_smaller_model_does(bench: Bench, variant: str) -> None:
+    trained = dataclasses.replace(SOFTMAX, variant=variant)
+    start = bench.finished(trained, "start")
+    record = bench.finished(only_layers(trained, KEEP), "kept", start="start")
+    smaller = build_model(dataclasses.replace(trained, layers=(1, 2, 1)), bench.dataset)
+    weights = checkpoints.load_model(start.checkpoints)
+    kept = dict(zip(pruning.MODULES, KEEP, strict=True))
+    smaller.load_state_dict(pruning.renumbered(weights, kept), strict=True)
+
+    batch = bench.dataset.batch(bench.dataset.rows("test"))
+    with torch.no_grad():
+        logits = smaller.eval()(
+            *(torch.from_numpy(getattr(batch, name)) for name in ("words", "regions", "boxes", "word_mask"))
+        )
+    top, table = logits.sigmoid().topk(4), record.predictions()
+    np.testing.assert_allclose(np.stack(table["top_confidences"].tolist()), top.values, rtol=1e-5)
+    assert table["answer"].tolist() == [bench.dataset.answers[index] for index in top.indices[:, 0]]
+    result, whole = record.result() or {}, start.result() or {}
+    assert result["accuracy"]["test"] == pytest.approx(100 * table["score"].mean())
+    assert result["parameters"] == sum(weight.numel() for weight in smaller.parameters()) < whole["parameters"]
+    assert result["macs"] < whole["macs"]
+    assert result["kept"] == {stack: list(layers) for stack, layers in kept.items()}
+
+
+def test_all_layers_of_a_finished_cell_give_its_own_result(bench: Bench) -> None:
+    start = without_times(bench.finished(SOFTMAX, "start"))
+    kept = without_times(bench.finished(only_layers(SOFTMAX, [(0, 1)] * 3), "kept", start="start"))
+    assert kept["predictions"] == start["predictions"]
+    assert kept["result"] == start["result"] | {"steps": 0}
+    names = ("loss", "accuracy", "penalty")
+    assert [kept["metrics"][0][name] for name in names] == [start["metrics"][-1][name] for name in names]
+
+
+def test_a_cell_that_is_evaluated_only_trains_nothing_and_keeps_no_weights(bench: Bench) -> None:
+    start = bench.finished(SOFTMAX, "start")
+    before = {path: path.read_bytes() for path in start.path.rglob("*") if path.is_file()}
+    record = bench.finished(
+        only_layers(SOFTMAX, KEEP), "kept", start="start", report=lambda progress: pytest.fail("it trained")
+    )
+    assert record.metrics()["step"].tolist() == [0]
+    ran = record.sites().groupby("stack")["index"].agg(lambda layers: tuple(sorted(set(layers))))
+    assert (ran["language"], ran["vision"], ran["cross"]) == KEEP
+    assert not record.checkpoints.exists()
+    assert {path: path.read_bytes() for path in start.path.rglob("*") if path.is_file()} == before
+
+
+def test_an_evaluation_that_was_killed_is_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.finished(SOFTMAX, "start")
+    cell = only_layers(SOFTMAX, KEEP)
+    expected = without_times(bench.finished(cell, "whole", start="start"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CellFolder, "write_result", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(cell, start="start")
+    assert without_times(bench.finished(cell, start="start")) == expected
+
+
+def test_another_split_of_a_finished_cell_may_be_evaluated(bench: Bench) -> None:
+    bench.finished(SOFTMAX, "start")
+    cell = dataclasses.replace(only_layers(SOFTMAX, KEEP), test="train")
+    assert len(bench.finished(cell, "kept", start="start").predictions()) == 40
+
+
+@pytest.mark.parametrize(
+    ("how", "state"), [("never run", "missing"), ("killed", "started"), ("removed", "missing")]
+)
+def test_a_start_without_a_result_has_nothing_to_evaluate_until_it_is_run(
+    bench: Bench, how: str, state: str
+) -> None:
+    if how == "killed":
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(SOFTMAX, "start", report=kill_at(4))
+    if how == "removed":
+        bench.finished(SOFTMAX, "start").remove()
+    failure = bench.failure(only_layers(SOFTMAX, KEEP), "kept", start="start")
+    assert failure["kind"] == "data or configuration"
+    assert f"The cell start is {state}. Run it first." in failure["message"]
+    bench.finished(SOFTMAX, "start")
+    bench.finished(only_layers(SOFTMAX, KEEP), "kept", start="start")
+
+
+def test_the_model_of_a_finished_cell_is_loaded_with_the_layers_that_it_keeps(bench: Bench) -> None:
+    bench.finished(CELL, "start")
+    bench.finished(only_layers(CELL, KEEP), "kept", start="start")
+    for name, kept in (("start", ((0,), (0,), (0,))), ("kept", KEEP)):
+        model = load_trained(bench.folder, name, bench.dataset)
+        assert tuple(map(tuple, pruning.kept_layers(model).values())) == kept
+
+
+def test_weights_that_no_longer_fit_their_method_are_refused(bench: Bench) -> None:
+    record = bench.finished(one_step("span"), "start")
+    config = record.config()
+    record.write_config(config | {"cell": config["cell"] | {"variant": "softmax", "arguments": {}}})
+    with pytest.raises(UserError, match=r"weights of start do not fit the model [\s\S]* train it again"):
+        load_trained(bench.folder, "start", bench.dataset)
 
 
 # One step

@@ -14,8 +14,8 @@ square, relative to the input's). Its score is s_d = sum_u c_du tanh(a_du m_d + 
 its rate p_d = p softmax(s)_d, on average p / N. A step drops p layers without replacement in proportion to these
 rates (Gumbel top-k: Kool et al. 2019, 1903.06059): for p = 1 layer d is dropped with probability p_d, for more
 with one that grows with p_d and cannot exceed 1. The gradient is a straight-through one (Bengio et al. 2013,
-1308.3432): forward a layer that runs is left as it is; backward it counts as (1 - p_d) parts of its output and p_d
-parts of its input. It is biased: what is dropped gives no gradient, and the network between 0 and 1 never runs.
+1308.3432): a layer that runs passes its output on unchanged, and p_d gets the gradient of (1 - p_d) output + p_d
+input, which is input - output. It is biased: a layer that is dropped gives its rate none.
 """
 
 from __future__ import annotations
@@ -110,29 +110,34 @@ class EveryOther(RandomLayers):
 
 
 class SearchOnValid(RandomLayers):
-    choice: Tensor
-    """() place of the chosen set among the options; 0 before there is a choice."""
+    dropped: Tensor
+    """(N,) True for the layers that validation has dropped; a start may bring those of another p."""
 
     def __init__(self, layers: int, p: int) -> None:
         super().__init__(layers, p)
         self.sets = kept_sets(layers, p)
-        self.register_buffer("choice", torch.tensor(0))
+        self.register_buffer("dropped", torch.zeros(layers, dtype=torch.bool))
 
     def pruned(self) -> Sequence[int]:
-        return self.sets[int(self.choice)]
+        kept = [index for index, dropped in enumerate(self.dropped.tolist()) if not dropped]
+        return kept if len(kept) == self.layers - self.p else self.sets[0]
 
     def options(self) -> Sequence[Sequence[int]]:
         return self.sets
 
     def choose(self, layers: Sequence[int]) -> None:
-        self.choice.fill_(self.sets.index(list(layers)))
+        self.dropped.fill_(True)
+        self.dropped[list(layers)] = False
 
 
 class DataDriven(Depth):
     """Training drops p layers by learned rates; evaluation keeps the N - p with the lowest."""
 
     activation: Tensor
-    """(N,) running mean of how much each layer changes its input."""
+    """(N,) running mean of how much each layer changes its input. The layers of a step depend on it: workers that
+    share a cell must share it too, as torch's DistributedDataParallel makes them do with every buffer."""
+    current: Tensor
+    """(N,) rates of the step, from ``keep`` to the gates of its layers."""
 
     def __init__(self, layers: int, p: int) -> None:
         super().__init__(layers)
@@ -143,7 +148,6 @@ class DataDriven(Depth):
         self.slope = nn.Parameter(torch.ones(layers, UNITS))
         self.offset = nn.Parameter(torch.linspace(-1, 1, UNITS).repeat(layers, 1))
         self.scale = nn.Parameter(torch.zeros(layers, UNITS))
-        self.current = self.rates()
 
     def rates(self) -> Tensor:
         """p_d, (N,): how often each layer is dropped, on average p / N."""
@@ -152,12 +156,13 @@ class DataDriven(Depth):
         return self.p * (self.scale * hidden).sum(1).softmax(0)
 
     def keep(self, generator: torch.Generator | None) -> Sequence[int]:
-        self.current = self.rates()
-        rates = self.current.detach().cpu()
+        rates = self.rates()
+        keys = rates.detach().cpu()
         if self.training:
-            rates = rates.log() - torch.empty(self.layers).exponential_(generator=generator).log()
+            self.current = rates
+            keys = keys.log() - torch.empty(self.layers).exponential_(generator=generator).log()
         # Of equal rates the deepest is dropped first.
-        order = sorted(range(self.layers), key=rates.tolist().__getitem__)
+        order = sorted(range(self.layers), key=keys.tolist().__getitem__)
         return sorted(order[: self.layers - self.p])
 
     def gate(self, index: int, before: Tensor, after: Tensor) -> Tensor:
@@ -165,8 +170,8 @@ class DataDriven(Depth):
             return after
         change = after - before
         with torch.no_grad():
-            size = change.float().square().mean().sqrt() / before.float().square().mean().sqrt().clamp(min=1e-6)
-            self.activation[index].lerp_(size, MOMENTUM)
+            changed, was = (part.to(self.activation.dtype).square().mean().sqrt() for part in (change, before))
+            self.activation[index].lerp_(changed / was.clamp(min=1e-6), MOMENTUM)
         rate = self.current[index]
         return after + (rate.detach() - rate) * change
 

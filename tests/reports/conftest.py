@@ -22,8 +22,8 @@ START = Cell(
     model=ModelSize(width=64, heads=4, intermediate=256),
 )
 ROW = dataclasses.replace(START, start=START, protocol=Protocol(steps=600, batch_size=32))
-SPAN = {"limit": 1024, "ramp": 32, "penalty": 5e-6}
-LAYERDROP = {"p": 1, "strategy": "every_other"}
+SPAN = {"limit": 1024, "ramp": 32, "penalty": 5e-6, "boxes": "rank", "renormalise": True}
+LAYERDROP = {"p": 1, "pruning": "every_other"}
 
 HOSTILE = "\x1b[31m[red]loss|is *NaN*\n_at_ $step$ #4 & 50% {of} <b>it</b> \\end{tabular} ~^ `x`\u202e"
 

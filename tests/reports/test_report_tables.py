@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,3 +168,38 @@ def test_a_result_without_the_test_split_names_the_file(study_folder: Path) -> N
     path.write_text(json.dumps(read_json(path) | {"accuracy": {"validation": 1.0}}))
     with pytest.raises(RecordError, match=r"span-s0/result\.json has no accuracy for the test split 'test'"):
         build_report(study_folder)
+
+
+def evaluate_first(study_folder: Path, trained: str) -> None:
+    """Puts an evaluation of the cell ``trained`` with one layer of each stack before all other cells."""
+    study = read_json(study_folder / "study.json")
+    entry = next(entry for entry in study["cells"] if entry["id"] == trained)
+    cell = entry["cell"] | {"start": entry["cell"], "keep": [[0], [0], [0]]}
+    study["cells"].insert(0, {"id": "kept-s0", "role": "row", "start": trained, "cell": cell})
+    write_json(study_folder / "study.json", study)
+    shutil.copytree(study_folder / trained, study_folder / "kept-s0")
+    result = read_json(study_folder / "kept-s0" / "result.json")
+    write_json(study_folder / "kept-s0" / "result.json", result | {"accuracy": {"test": 50.0}})
+
+
+def test_a_published_row_is_met_by_a_trained_cell_and_not_by_its_evaluations(study_folder: Path) -> None:
+    before = build_report(study_folder)
+    evaluate_first(study_folder, "softmax-s0")
+    report = build_report(study_folder)
+    assert report.blocks[:-1] == before.blocks
+    assert (report.heading, report.reference) == (before.heading, before.reference)
+    assert report.blocks[-1].title == "Trained models at other depths"
+    (kept,) = report.blocks[-1].rows
+    assert kept.label == "softmax, 9-5-5 at 1-1-1 without 1,2,3,4,5,6,7,8/1,2,3,4/1,2,3,4"
+    assert not kept.trained
+    assert kept.difference == pytest.approx(50 - (92.123456 + 93.654321) / 2)
+    assert kept.notes == ("Evaluated only: one trained model without the layers named, counted from 0.",)
+
+
+def test_no_evaluation_is_what_differences_are_against(make_study: MakeStudy) -> None:
+    folder = make_study(names=["softmax-small-s0"])
+    evaluate_first(folder, "softmax-small-s0")
+    report = build_report(folder)
+    assert "softmax, 4-2-2." in report.reference
+    assert row(report, "softmax-small-s0").difference == 0
+    assert row(report, "kept-s0").difference == 50 - 88

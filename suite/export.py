@@ -1,0 +1,139 @@
+"""``ablate export``: a finished cell as a folder that transformers' LXMERT loads.
+
+transformers' LXMERT attends with softmax and reads the answer from the first word. A cell that computes anything
+else is refused: its weights would load there, and silently answer differently.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from suite import plan, pruning
+from suite.attention import SoftmaxWeights
+from suite.config import Cell, Study, from_plain
+from suite.data.store import DataSet
+from suite.errors import UserError, unknown
+from suite.models.lxmert import LxmertForQuestionAnswering
+from suite.records import StudyFolder, write_json
+from suite.training import load_trained
+
+COMPARED, BATCH = 64, 8
+"""Validation questions on which both models must give the same logits. A method may change from batch to batch."""
+ROUNDING = 1e-4
+
+
+def export(study: StudyFolder, cell_id: str, data: Path, out: Path) -> str:
+    """Writes the model of a finished cell to the new folder ``out``; returns a sentence about it.
+
+    config.json (with the data set's answers as ``id2label``), model.safetensors, and tokenizer.json with
+    tokenizer_config.json. Layers that the cell's evaluation leaves out are left out, and the others renumbered.
+
+    Raises UserError where the cell is not finished, its method or data set has changed since, transformers cannot
+    compute what it computes, or ``out`` exists.
+    """
+    record = study.cell(cell_id)
+    known = [entry["id"] for entry in study.study()["cells"]]
+    if record.state == "missing" and cell_id not in known:
+        raise unknown("cell", cell_id, known)
+    if out.exists():
+        raise UserError(f"{out} exists, and may hold another model. Give --out a new folder.")
+    if record.state != "finished":
+        raise UserError(f"The cell {cell_id} is {record.state}. Run it first: ablate run {study.path.name}.")
+    cell: Cell = from_plain(Cell, record.config()["cell"])
+    if plan.plan(Study(study.path.name, "", (cell,)), data)[-1].id != cell_id:
+        raise UserError(
+            f"The method or the data set of {cell_id} has changed since it was trained. Go back to those that it "
+            "was trained with, or run the study again and export the new cell."
+        )
+    dataset = plan.open_data(data, cell.dataset)
+    model = load_trained(study, cell_id, dataset)
+    others = {type(weights).__name__ for _, weights in model.sites() if type(weights) is not SoftmaxWeights}
+    if model.config.pooling != "first":
+        others.add(f"{model.config.pooling} pooling")
+    if others:
+        raise UserError(
+            f"transformers' LXMERT attends with softmax and pools the first word; {cell_id} has "
+            f"{', '.join(sorted(others))}, and its weights would answer differently there. Use the cell's own "
+            "model, which suite.training.load_trained makes."
+        )
+    theirs, rows = _theirs(model, dataset), dataset.rows(cell.validation)[:COMPARED]
+    difference = _difference(model, theirs, dataset, rows)
+    if not difference < ROUNDING:
+        raise UserError(
+            f"transformers' LXMERT does not compute what {cell_id} does: expected equal logits, received a "
+            f"difference of {difference:.3g}. {cell.variant} does more than choose layers once and for all. Use "
+            "the cell's own model, which suite.training.load_trained makes."
+        )
+    _write(theirs, dataset, out)
+    layers = "-".join(str(len(kept)) for kept in pruning.kept_layers(model).values())
+    return (
+        f"Saved as transformers' LXMERT of {layers} layers: on {len(rows)} validation questions its logits are the "
+        f"cell's to {difference:.1g}."
+    )
+
+
+def _theirs(model: LxmertForQuestionAnswering, dataset: DataSet) -> transformers.LxmertForQuestionAnswering:
+    """transformers' model of the layers that the evaluation of ``model`` runs, with their weights."""
+    config, kept = model.config, pruning.kept_layers(model)
+    theirs = transformers.LxmertForQuestionAnswering(
+        transformers.LxmertConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            num_attention_heads=config.heads,
+            intermediate_size=config.intermediate,
+            hidden_dropout_prob=config.hidden_dropout,
+            attention_probs_dropout_prob=config.attention_dropout,
+            max_position_embeddings=config.positions,
+            type_vocab_size=config.segments,
+            l_layers=len(kept["language"]),
+            r_layers=len(kept["vision"]),
+            x_layers=len(kept["cross"]),
+            visual_feat_dim=config.features,
+            num_qa_labels=config.answers,
+            pad_token_id=0,
+            id2label=dict(enumerate(dataset.answers)),
+            label2id={answer: index for index, answer in enumerate(dataset.answers)},
+        )
+    )
+    theirs.load_state_dict(pruning.renumbered(model.state_dict(), kept), strict=True)
+    return theirs.eval()
+
+
+@torch.no_grad()
+def _difference(
+    model: LxmertForQuestionAnswering,
+    theirs: transformers.LxmertForQuestionAnswering,
+    dataset: DataSet,
+    rows: np.ndarray,
+) -> float:
+    """The largest difference of a logit on the questions ``rows`` (N,)."""
+    largest = 0.0
+    for first in range(0, len(rows), BATCH):
+        batch = dataset.batch(rows[first : first + BATCH])
+        words, regions, boxes, mask = (
+            torch.from_numpy(array) for array in (batch.words, batch.regions, batch.boxes, batch.word_mask)
+        )
+        expected = theirs(words, regions, boxes, attention_mask=mask).question_answering_score
+        largest = max(largest, (model(words, regions, boxes, mask) - expected).abs().max().item())
+    return largest
+
+
+def _write(theirs: transformers.LxmertForQuestionAnswering, dataset: DataSet, out: Path) -> None:
+    """Under another name first: a folder that exists is whole."""
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    # Without it AutoTokenizer builds BERT's own in transformers 5, with a vocabulary of five tokens.
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("UNK", "SEP", "PAD", "CLS", "MASK")}
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        theirs.save_pretrained(draft)
+        shutil.copyfile(dataset.folder / "tokenizer.json", draft / "tokenizer.json")
+        write_json(draft / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
+        os.replace(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
