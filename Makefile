@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check lock clean
+.PHONY: run test check bench lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
@@ -15,6 +15,12 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# Speed and memory side by side, into bench/: roughly 40 minutes on two cores.
+bench: .venv/installed
+	$(BIN)/ablate bench attention
+	$(BIN)/ablate bench model
+	$(BIN)/ablate bench variants
+
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --requirement requirements.lock
@@ -26,4 +32,4 @@ lock:
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock
 
 clean:
-	rm -rf .venv runs data
+	rm -rf .venv runs data bench

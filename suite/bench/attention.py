@@ -7,9 +7,11 @@ Shapes: B questions, H heads, K keys and as many queries, D width of a head.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,38 +22,28 @@ from torch import Tensor, nn
 from suite import registry
 from suite.attention import Positions, Site, SoftmaxWeights, Tokens, Weights
 from suite.bench import show
-from suite.bench.measure import (
-    Record,
-    Row,
-    Seconds,
-    Settings,
-    Spread,
-    at_least_one,
-    free_memory,
-    interleave,
-    peak_memory,
-    say,
-    timed,
-)
+from suite.bench.measure import Settings, free_memory, interleave, peak_memory, say, timed
+from suite.bench.record import Record, Row, Seconds, Spread, digits
 from suite.errors import UserError
 
-SOFTMAX = "softmax"
-OTHERS = ("torch ", "package ")
-"""What the names of what is not ours begin with."""
+SOFTMAX, AGAIN = "softmax", "softmax again"
+WRITTEN_OUT, BISECTION = "torch softmax", "package entmax_bisect"
 VQA = 36
 """Boxes of a picture in LXMERT."""
 ROOM = 0.7
-"""Share of the free memory that a measurement may be expected to fill."""
+"""Share of the free memory that a step may be expected to take."""
+PATIENCE = 20.0
+"""Seconds that a step may be expected to take."""
 
 
 @dataclass(frozen=True)
 class Attention:
     keys: tuple[int, ...]
-    heads: int = 12
+    heads: tuple[int, ...] = (12,)
+    tokens: tuple[int, ...] = (2304,)
+    """Queries of a batch, about: B is this over K, at least 1."""
     width: int = 64
     """D, of one head."""
-    tokens: int = 2304
-    """Queries of a batch, about: B is this over K, at least 1."""
     span: int = 64
     """What every learned span is set to, in tokens."""
     variants: tuple[str, ...] = ()
@@ -60,96 +52,87 @@ class Attention:
     name = "attention"
     reference = SOFTMAX
 
-    def __post_init__(self) -> None:
-        for name in ("heads", "width", "tokens"):
-            at_least_one(name, getattr(self, name))
-        for keys in self.keys:
-            at_least_one("keys", keys)
-
     def arguments(self) -> dict[str, Any]:
         return asdict(self)
 
     def measure(self, record: Record, settings: Settings) -> Iterator[None]:
         record.notes.append(
-            f"One block of {self.heads} heads of width {self.width}, as many queries as keys, in training without "
-            "dropout and mask, float32. torch SDPA is what softmax calls: their ratio shows the noise."
+            f"One block, heads of width {self.width}, as many queries as keys, in training without dropout and "
+            f"mask, float32. Spans are set to {self.span} tokens; other learned parameters are as training starts "
+            f"from them. '{AGAIN}' shows the noise."
         )
-        contenders = self._contenders(record, settings)
-        bytes_per_weight: dict[str, float] = {}
-        for keys in sorted(set(self.keys)):
-            batch = max(1, self.tokens // keys)
-            title = f"{keys} keys, batch {batch}"
-            say(f"{title}: peak memory of {len(contenders)} methods")
-            inputs = self._inputs(batch, keys, settings)
-            attention_weights = batch * self.heads * keys**2
-            tasks = []
-            for name, weights in contenders.items():
-                row = Row({"keys": keys, "batch": batch}, name)
-                record.rows.append(row)
-                expected = bytes_per_weight.get(name, 0.0) * attention_weights
-                if expected > ROOM * free_memory(settings.device):
-                    row.facts["left_out"] = f"would need about {expected / 2**30:.0f} GiB"
-                    continue
-                step = partial(_step, weights, *inputs, settings.device)
-                row.facts["peak_bytes"] = peak_memory(step, settings.device)
-                bytes_per_weight[name] = row.facts["peak_bytes"] / attention_weights
-                tasks.append((row, step))
-            interleave(tasks, settings.rounds, title)
-            yield
+        for heads in self.heads:
+            contenders = self._contenders(heads, settings)
+            same = [name for name in self._variants() if name not in contenders]
+            if same and not record.rows:
+                record.notes.append(f"Attends as softmax does, so without rows: {', '.join(same)}.")
+            latest: dict[str, Row] = {}
+            sizes = {(_batch(tokens, keys), keys) for tokens in self.tokens for keys in self.keys}
+            for batch, keys in sorted(sizes, key=lambda size: size[0] * size[1] ** 2):
+                case = {"heads": heads, "keys": keys, "batch": batch}
+                title = f"{heads} heads, {keys} keys, batch {batch}"
+                say(f"{title}: peak memory of {len(contenders)} methods")
+                inputs = self._inputs(case, settings)
+                tasks = []
+                for name, weights in contenders.items():
+                    row = Row(case, name)
+                    record.rows.append(row)
+                    if name in latest and (excess := _excess(latest[name], case, settings.device)):
+                        row.facts["left_out"] = excess
+                        continue
+                    step = partial(_step, weights, *inputs, settings.device)
+                    row.facts["peak_bytes"] = peak_memory(step, settings.device)
+                    latest[name] = row
+                    tasks.append((row, step))
+                interleave(tasks, settings.rounds, title)
+                yield
 
-    def _contenders(self, record: Record, settings: Settings) -> dict[str, Weights]:
-        """Name -> a method in training. What only changes depth is softmax here, and a note says so."""
-        site = Site("language", "words", "words", index=0, depth=1, heads=self.heads)
-        contenders: dict[str, Weights] = {SOFTMAX: SoftmaxWeights()}
-        same = []
-        for name in self.variants or registry.names("variant"):
+    def _variants(self) -> list[str]:
+        return list(self.variants) or registry.names("variant")
+
+    def _contenders(self, heads: int, settings: Settings) -> dict[str, Weights]:
+        """Name -> a method in training; what changes depth alone is not there."""
+        site = Site("language", "words", "words", index=0, depth=1, heads=heads)
+        contenders: dict[str, Weights] = {SOFTMAX: SoftmaxWeights(), AGAIN: SoftmaxWeights()}
+        for name in self._variants():
             torch.manual_seed(settings.seed)
-            weights = registry.find("variant", name)().weights(site)
-            if type(weights) is SoftmaxWeights:
-                same.append(name)
-            elif spans := [
-                part for part in weights.modules() if isinstance(part, Weights) and "span" in part.stats()
-            ]:
-                for part in spans:
-                    self._set_span(name, part)
-                contenders[f"{name}, z = {self.span}"] = weights
-            else:
+            weights: Weights = registry.find("variant", name)().weights(site)
+            if type(weights) is not SoftmaxWeights:
+                self._set_spans(name, weights)
                 contenders[name] = weights
-        if left_out := [name for name in same if name != SOFTMAX]:
-            record.notes.append(f"Attends as softmax does, so without rows: {', '.join(left_out)}.")
         torch.manual_seed(settings.seed)
+        alpha = 1 + torch.sigmoid(torch.randn(heads, 1, 1))
         contenders |= {
-            "torch SDPA": SoftmaxWeights(),
-            "torch softmax": WrittenOut(partial(torch.softmax, dim=-1)),
-            "package entmax_bisect": WrittenOut(entmax_bisect, 1 + torch.sigmoid(torch.randn(self.heads, 1, 1))),
+            WRITTEN_OUT: WrittenOut(partial(torch.softmax, dim=-1)),
+            BISECTION: WrittenOut(entmax_bisect, alpha),
             "package entmax15": WrittenOut(entmax15),
             "package sparsemax": WrittenOut(sparsemax),
         }
         return {name: weights.train().to(settings.device) for name, weights in contenders.items()}
 
     @torch.no_grad()
-    def _set_span(self, name: str, part: Weights) -> None:
-        """Spans are learned as ``share``, from 0 to 1, of a limit."""
-        share = dict(part.named_parameters(recurse=False)).get("share")
-        if share is None:
-            raise UserError(
-                f"Expected {name} to learn its spans as a parameter `share`; it has none. Leave it out."
-            )
-        share.fill_(1.0)
-        limit = max(part.stats()["span"])
-        if not 0 <= self.span <= limit:
-            raise UserError(f"Expected a --span from 0 to {limit:g}, as {name} has; received {self.span}.")
-        share.fill_(self.span / limit)
+    def _set_spans(self, name: str, weights: Weights) -> None:
+        """Spans are learned as a parameter ``share``, from 0 to 1, of a limit."""
+        for part in weights.modules():
+            if not (isinstance(part, Weights) and "span" in part.stats()):
+                continue
+            share = dict(part.named_parameters(recurse=False)).get("share")
+            if share is None:
+                raise UserError(
+                    f"Expected {name} to learn its spans as a parameter `share`; it has none. Leave it out."
+                )
+            share.fill_(1.0)
+            limit = max(part.stats()["span"])
+            if not 0 <= self.span <= limit:
+                raise UserError(f"Expected a --span from 0 to {limit:g}, as {name} has; received {self.span}.")
+            share.fill_(self.span / limit)
 
-    def _inputs(
-        self, batch: int, keys: int, settings: Settings
-    ) -> tuple[Tensor, Tensor, Tensor, Positions, Tensor]:
+    def _inputs(self, case: dict[str, int], settings: Settings) -> tuple[Tensor, Tensor, Tensor, Positions, Tensor]:
         """Query, key, value (B, H, K, D), where they stand, and the gradient of what becomes of them."""
         torch.manual_seed(settings.seed)
-        query, key, value, gradient = (
-            torch.randn(batch, self.heads, keys, self.width, device=settings.device) for _ in range(4)
-        )
-        tokens = Tokens("words", None, torch.arange(keys, device=settings.device))
+        shape = case["batch"], case["heads"], case["keys"], self.width
+        query, key, value, gradient = (torch.randn(shape, device=settings.device) for _ in range(4))
+        tokens = Tokens("words", None, torch.arange(case["keys"], device=settings.device))
         for tensor in (query, key, value):
             tensor.requires_grad_()
         return query, key, value, Positions(tokens, tokens), gradient
@@ -160,61 +143,77 @@ class Attention:
                 **{name: f"{value:,}" for name, value in row.case.items()},
                 "method": row.name,
                 **{f"{part} (ms)": Spread.of(samples).text(1e-3) for part, samples in row.seconds.items()},
-                "both (ms)": Spread.of(row.rounds()).text(1e-3),
+                "both (ms)": Spread.of(row.totals()).text(1e-3),
                 f"/ {self.reference}": Spread.of(record.ratios(row)).text(),
-                "peak (MiB)": show.mebibytes(row),
+                "peak (MiB a question)": digits(_mebibytes(row)),
             }
             for row in record.measured()
         ]
 
     def findings(self, record: Record) -> list[str]:
-        """From how many keys on each method is faster than softmax."""
+        """What was left out, and from how many keys on each method is faster than softmax."""
         found = [
-            f"{row.name} at {row.case['keys']:,} keys is left out: {row.facts['left_out']}."
+            f"{row.name}, {row.case['keys']:,} keys, batch {row.case['batch']}: left out, {row.facts['left_out']}."
             for row in record.rows
             if "left_out" in row.facts
         ]
-        for name, lines in self._by_name(record).items():
-            faster = None
-            for keys, ratio in ((row.case["keys"], Spread.of(record.ratios(row))) for row in reversed(lines)):
-                # Not the median: a method that only ties with softmax is not faster.
-                if ratio.high >= 1:
-                    break
-                faster = keys
-            if name not in (self.reference, "torch SDPA"):
-                found.append(
-                    f"{name}: faster than softmax from {faster:,} keys on."
-                    if faster
-                    else f"{name}: not faster than softmax up to {lines[-1].case['keys']:,} keys."
-                )
+        for title, lines in self._panels(record).items():
+            faster: list[str] = []
+            slower: dict[int, list[str]] = {}
+            noise = {row.case["keys"]: min(1.0, Spread.of(record.ratios(row)).low) for row in lines.pop(AGAIN)}
+            del lines[SOFTMAX]
+            for name, rows in lines.items():
+                ratios = {row.case["keys"]: Spread.of(record.ratios(row)) for row in rows}
+                # Quartiles that overlap with those of softmax once more: a tie.
+                last = max((keys for keys, ratio in ratios.items() if ratio.high >= noise[keys]), default=0)
+                if first := next((keys for keys in ratios if keys > last), None):
+                    faster.append(f"{name} from {first:,} keys on")
+                else:
+                    slower.setdefault(last, []).append(name)
+            found.append(f"{title}, faster than softmax: {', '.join(faster) or 'nothing'}.")
+            for last, names in slower.items():
+                found.append(f"{title}, not faster up to {last:,} keys: {', '.join(names)}.")
         return found
 
     def figure(self, record: Record) -> Figure:
-        lines = self._by_name(record)
-        time = {
-            name: [(row.case["keys"], Spread.of(record.ratios(row))) for row in rows]
-            for name, rows in lines.items()
-        }
-        memory = {
-            name: [
-                (row.case["keys"], Spread.of([row.facts["peak_bytes"] / row.case["batch"] / 2**20])) for row in rows
-            ]
-            for name, rows in lines.items()
-        }
         return show.curves(
-            {"time, softmax = 1": time, "peak memory of a question (MiB)": memory},
+            [
+                (
+                    show.Panel(
+                        title,
+                        "time, softmax = 1",
+                        {
+                            name: [(row.case["keys"], Spread.of(record.ratios(row))) for row in rows]
+                            for name, rows in lines.items()
+                        },
+                        below_one="faster than softmax",
+                    ),
+                    show.Panel(
+                        title,
+                        "peak memory of a question (MiB)",
+                        {
+                            name: [(row.case["keys"], Spread.of([_mebibytes(row)])) for row in rows]
+                            for name, rows in lines.items()
+                        },
+                    ),
+                )
+                for title, lines in self._panels(record).items()
+            ],
             xlabel="keys",
-            marked={VQA: f"VQA: {VQA} boxes"},
-            ours=[name for name in lines if name == SOFTMAX or not name.startswith(OTHERS)],
+            marked=(VQA, f"VQA: {VQA} boxes"),
+            coloured=[SOFTMAX, *(self.variants or _demonstrated())],
+            dashed=[WRITTEN_OUT, BISECTION],
         )
 
-    @staticmethod
-    def _by_name(record: Record) -> dict[str, list[Row]]:
-        """The measured rows of each method, fewest keys first."""
-        lines: dict[str, list[Row]] = {}
-        for row in record.measured():
-            lines.setdefault(row.name, []).append(row)
-        return lines
+    def _panels(self, record: Record) -> dict[str, dict[str, list[Row]]]:
+        """Title -> method -> its measured rows, fewest keys first; a panel is one number of heads and of tokens."""
+        panels: dict[str, dict[str, list[Row]]] = {}
+        for heads, tokens in itertools.product(self.heads, self.tokens):
+            lines = panels.setdefault(f"{heads} heads, batches of {tokens:,} tokens", {})
+            for row in sorted(record.measured(), key=lambda row: row.case["keys"]):
+                if row.case["heads"] == heads and row.case["batch"] == _batch(tokens, row.case["keys"]):
+                    lines.setdefault(row.name, []).append(row)
+        return {title: lines for title, lines in panels.items() if lines}
 
 
 class WrittenOut(Weights):
@@ -229,12 +228,40 @@ class WrittenOut(Weights):
         return self.function(scores, *self.learned)
 
 
+def _batch(tokens: int, keys: int) -> int:
+    return max(1, tokens // keys)
+
+
+def _demonstrated() -> list[str]:
+    """The variants of the demo study: what a figure of all of them is read for."""
+    return [cell.variant for cell in registry.find("study", "demo")().cells]
+
+
+def _mebibytes(row: Row) -> float:
+    return row.facts["peak_bytes"] / row.case["batch"] / 2**20
+
+
+def _excess(measured: Row, case: dict[str, int], device: str) -> str | None:
+    """What a method that was measured at a smaller size may ask too much of at the size ``case``.
+
+    It is taken to grow as its attention weights do, of which there are B H K^2. Softmax, which the others are
+    divided by, is never left out.
+    """
+    if measured.name in (SOFTMAX, AGAIN):
+        return None
+    growth = (case["batch"] * case["keys"] ** 2) / (measured.case["batch"] * measured.case["keys"] ** 2)
+    if (memory := growth * measured.facts["peak_bytes"]) > ROOM * free_memory(device):
+        return f"may need {memory / 2**30:.0f} GiB"
+    if (seconds := growth * median(measured.totals())) > PATIENCE:
+        return f"may take {seconds:.0f} s a step"
+    return None
+
+
 def _step(
     weights: Weights, query: Tensor, key: Tensor, value: Tensor, positions: Positions, gradient: Tensor, device: str
 ) -> Seconds:
-    """One forward and one backward pass; the gradients are dropped afterwards."""
+    """One forward and one backward pass."""
+    learned = [query, key, value, *weights.parameters()]
     mixed, forward = timed(lambda: weights.attend(query, key, value, None, positions), device)
-    _, backward = timed(lambda: mixed.backward(gradient), device)
-    query.grad = key.grad = value.grad = None
-    weights.zero_grad(set_to_none=True)
+    _, backward = timed(lambda: torch.autograd.grad(mixed, learned, gradient, allow_unused=True), device)
     return {"forward": forward, "backward": backward}

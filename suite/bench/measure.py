@@ -1,38 +1,38 @@
-"""Times, peak memory and multiply-adds of things that run in turn, and the record that they are kept in."""
+"""Times of steps that run in turn, their peak memory and their multiply-adds."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import quantiles
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TypeVar
 
 import psutil
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from suite.bench.record import Row, Seconds
 from suite.errors import UserError
-from suite.records import read_json, write_json
 
 WARM_UP = 1
 """Rounds before those that count."""
+LEAST_SECONDS = 0.05
+"""A step that is shorter is repeated within its turn until it has run for so long."""
+YOUNG = 1
+"""Oldest generation of objects that is collected: all that steps leave, and not every import again."""
 MEMORY = {
-    "cpu": "high-water mark of torch's allocator (torch.profiler) above what the inputs and weights hold",
-    "cuda": "torch.cuda.max_memory_allocated above what the inputs and weights hold",
+    "cpu": "high-water mark of torch's allocator (torch.profiler) above what is held before the step",
+    "cuda": "torch.cuda.max_memory_allocated above what is held before the step",
 }
 
-Seconds = dict[str, float]
-"""Of each part of a step, such as ``forward`` and ``backward``."""
 Step = Callable[[], Seconds]
 Result = TypeVar("Result")
 
@@ -41,123 +41,14 @@ Result = TypeVar("Result")
 class Settings:
     """How every bench measures."""
 
-    rounds: int = 10
+    rounds: int = 5
     threads: int = 1
     device: str = "cpu"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "threads"):
-            at_least_one(name, getattr(self, name))
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("Expected a CUDA device; torch sees none. Use --device cpu.")
-
-
-@dataclass
-class Row:
-    """One contender under one condition. Rows whose ``case`` is equal were measured in turn."""
-
-    case: dict[str, Any]
-    name: str
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What is known of it besides its times; ``peak_bytes`` is its peak memory, ``left_out`` why it has no time."""
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    """One sample per round, for each part of the step."""
-
-    def rounds(self) -> list[float]:
-        """Seconds of each whole step."""
-        return [sum(parts) for parts in zip(*self.seconds.values(), strict=True)]
-
-
-@dataclass
-class Record:
-    """All of a bench: what was measured, and what is needed to judge it. ``samples.json`` is its fields."""
-
-    bench: str
-    reference: str
-    """Name of the row that ratios are to."""
-    arguments: dict[str, Any]
-    provenance: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    complete: bool = False
-    """False where the bench was stopped."""
-
-    def measured(self) -> list[Row]:
-        """The rows that have times, in their order."""
-        return [row for row in self.rows if row.seconds]
-
-    def beside(self, row: Row, name: str) -> Row:
-        """The row ``name`` that was measured in turn with ``row``."""
-        return next(other for other in self.rows if other.case == row.case and other.name == name)
-
-    def ratios(self, row: Row) -> list[float]:
-        """Its time over the reference's, round by round."""
-        reference = self.beside(row, self.reference)
-        return [own / base for own, base in zip(row.rounds(), reference.rounds(), strict=True)]
-
-    def write(self, path: Path) -> None:
-        write_json(path, dataclasses.asdict(self))
-
-    @classmethod
-    def read(cls, path: Path) -> Record:
-        """The record in a ``samples.json``."""
-        plain = read_json(path)
-        return cls(**plain | {"rows": [Row(**row) for row in plain["rows"]]})
-
-
-class Bench(Protocol):
-    """One comparison."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def reference(self) -> str: ...
-
-    def arguments(self) -> dict[str, Any]:
-        """What was asked for, as values of JSON."""
-        ...
-
-    def measure(self, record: Record, settings: Settings) -> Iterator[None]:
-        """Adds rows and notes to ``record``; pauses wherever what there is may be kept."""
-        ...
-
-    def table(self, record: Record) -> list[dict[str, str]]:
-        """Column -> text of each row."""
-        ...
-
-    def findings(self, record: Record) -> list[str]:
-        """What the table says, in sentences."""
-        ...
-
-    def figure(self, record: Record) -> Figure:
-        """A picture of it."""
-        ...
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of samples."""
-
-    low: float
-    middle: float
-    high: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Spread:
-        if len(samples) == 1:
-            return cls(samples[0], samples[0], samples[0])
-        return cls(*quantiles(samples, n=4, method="inclusive"))
-
-    def text(self, scale: float = 1.0) -> str:
-        """``12.3 (12.1-12.9)`` in units of ``scale``."""
-        return f"{digits(self.middle / scale)} ({digits(self.low / scale)}-{digits(self.high / scale)})"
-
-
-def digits(number: float) -> str:
-    """Three significant digits, or all of those before the point."""
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:#.3g}"
 
 
 def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
@@ -170,27 +61,60 @@ def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
 
 
 def interleave(tasks: Sequence[tuple[Row, Step]], rounds: int, title: str) -> None:
-    """Runs every step once per round, in turn, and adds each whole round to the rows."""
+    """Adds to each row a sample of its step for every round; a round that is stopped is dropped whole.
+
+    The order changes from round to round, so that no step always follows the same other one.
+    """
     console = Console(stderr=True, highlight=False)
     began = time.monotonic()
-    # Drawn between rounds alone: a display that refreshes itself would take time from what is measured.
-    with Progress(console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task(title, total=WARM_UP + rounds)
-        for number in range(WARM_UP + rounds):
-            shown.refresh()
-            gc.collect()
-            samples = [step() for _, step in tasks]
-            if number >= WARM_UP:
-                for (row, _), parts in zip(tasks, samples, strict=True):
-                    for part, seconds in parts.items():
-                        row.seconds.setdefault(part, []).append(seconds)
-            shown.advance(task)
-    say(f"{title}: {rounds} rounds in {time.monotonic() - began:.1f} s")
+    whole: list[list[Seconds]] = []
+    try:
+        # Drawn between rounds alone: a display that refreshes itself would take time from what is measured.
+        with Progress(console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as bar:
+            shown = bar.add_task(title, total=WARM_UP + rounds)
+            for number in range(WARM_UP + rounds):
+                bar.refresh()
+                whole.append(_round([step for _, step in tasks], number))
+                bar.advance(shown)
+    finally:
+        for (row, _), samples in zip(tasks, zip(*whole[WARM_UP:], strict=True), strict=False):
+            row.seconds = {part: [sample[part] for sample in samples] for part in samples[0]}
+    say(f"{title}: {rounds} rounds in {time.monotonic() - began:.0f} s")
+
+
+def _round(steps: Sequence[Step], number: int) -> list[Seconds]:
+    """A sample of each step, in the steps' order."""
+    samples: list[Seconds] = [{} for _ in steps]
+    # Off while it measures, as timeit does: a collection takes longer than a short step, and would hit any of them.
+    gc.collect(YOUNG)
+    gc.disable()
+    try:
+        for place in random.Random(number).sample(range(len(steps)), len(steps)):
+            samples[place] = sample(steps[place])
+    finally:
+        gc.enable()
+    return samples
+
+
+def sample(step: Step) -> Seconds:
+    """Seconds of a step: of one run, or the mean of many where it is shorter than LEAST_SECONDS.
+
+    The first of many is left out: it finds the caches as another step left them, which can double its time.
+    """
+    first = step()
+    if sum(first.values()) >= LEAST_SECONDS:
+        return first
+    runs: list[Seconds] = []
+    spent = 0.0
+    while spent < LEAST_SECONDS:
+        runs.append(step())
+        spent += sum(runs[-1].values())
+    return {part: fmean(run[part] for run in runs) for part in first}
 
 
 def peak_memory(run: Callable[[], object], device: str) -> int:
     """Bytes that ``run`` holds at its highest point above what was held before; ``MEMORY`` says how."""
-    gc.collect()
+    gc.collect(YOUNG)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -223,11 +147,6 @@ def multiply_adds(run: Callable[[], object]) -> int:
 def free_memory(device: str) -> int:
     """Bytes that nobody holds on the device."""
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
-
-
-def at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise UserError(f"Expected {name} of at least 1; received {value}. Give --{name} a larger number.")
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,28 +20,15 @@ from torch import Tensor, nn
 
 from suite.attention import Variant
 from suite.bench import show
-from suite.bench.measure import (
-    Record,
-    Row,
-    Seconds,
-    Settings,
-    Spread,
-    at_least_one,
-    digits,
-    interleave,
-    multiply_adds,
-    peak_memory,
-    say,
-    timed,
-)
+from suite.bench.measure import Settings, interleave, multiply_adds, peak_memory, say, timed
 from suite.bench.questions import LONGEST, QUESTIONS_PER_PICTURE, Questions, SizeName, draw, size
+from suite.bench.record import Record, Row, Seconds, Spread, digits
 from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 from suite.training import answer_loss
 
-Phase = Literal["evaluation", "training"]
-
 PADDED = f"transformers, padded to {LONGEST}"
+OURS = ("ours, a picture per question", "ours, pictures shared")
 PEAK = "matrix product"
 PEAK_SIDE, PEAK_TRIES = 2048, 3
 """The machine's best is the fastest of so many products of square float32 matrices, in every round."""
@@ -66,12 +53,6 @@ class Model:
     name = "model"
     reference = PADDED
 
-    def __post_init__(self) -> None:
-        for batch in self.batch:
-            at_least_one("batch", batch)
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"Expected a --dropout from 0 to below 1; received {self.dropout}.")
-
     def arguments(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -79,7 +60,7 @@ class Model:
         record.notes += [
             "Training: forward, VQA loss and backward, no optimiser step; evaluation: forward without gradients. "
             f"Float32, dropout {self.dropout:g} for both, {QUESTIONS_PER_PICTURE} questions a picture.",
-            "Share of peak: the multiply-adds that run, in products of matrices, against the fastest of "
+            "Share of peak: multiply-adds in products of matrices a second, against those of the fastest of "
             f"{PEAK_TRIES} products of two {PEAK_SIDE} x {PEAK_SIDE} float32 matrices in the same round.",
         ]
         chosen = size(self.size, self.dropout)
@@ -88,48 +69,34 @@ class Model:
         for batch in self.batch:
             questions = draw(chosen, batch, settings.seed, settings.device)
             entered = contenders(ours, theirs, questions)
-            differences = check(entered)
+            difference = check(entered)
             record.notes.append(
                 f"Batch {batch}: {len(questions.regions)} pictures, "
                 f"{questions.word_mask.sum(1).float().mean():.1f} word pieces a question, "
-                f"{questions.words.shape[1]} at most; logits differ from transformers' by "
-                f"at most {max(differences.values()):.1e}."
+                f"{questions.words.shape[1]} at most; logits differ from transformers' by at most {difference:.1e}."
             )
-            say(record.notes[-1])
-            for phase in ("evaluation", "training"):
-                self._race(phase, entered, differences, questions.targets, record, settings)
-                yield
-
-    def _race(
-        self,
-        phase: Phase,
-        entered: list[Contender],
-        differences: dict[str, float],
-        targets: Tensor,
-        record: Record,
-        settings: Settings,
-    ) -> None:
-        batch = len(targets)
-        title = f"{phase}, batch {batch}"
-        say(f"{title}: multiply-adds and peak memory of {len(entered)} models")
-        tasks = []
-        for contender in entered:
-            contender.model.train(phase == "training")
-            if phase == "training":
-                step = partial(_train, contender, targets, settings.device)
-            else:
-                step = partial(_evaluate, contender, settings.device)
-            facts = {
-                "difference": differences[contender.name],
-                "multiply_adds": multiply_adds(step),
-                "peak_bytes": peak_memory(step, settings.device),
+            phases: dict[str, Callable[[Contender], Seconds]] = {
+                "evaluation": partial(_evaluate, device=settings.device),
+                "training": partial(_train, targets=questions.targets, device=settings.device),
             }
-            tasks.append((Row({"phase": phase, "batch": batch}, contender.name, facts), step))
-        square = torch.randn(PEAK_SIDE, PEAK_SIDE, device=settings.device)
-        best = Row({"phase": phase, "batch": batch}, PEAK, {"multiply_adds": PEAK_SIDE**3})
-        tasks.append((best, partial(_multiply, square, settings.device)))
-        record.rows += [row for row, _ in tasks]
-        interleave(tasks, settings.rounds, title)
+            for phase, step in phases.items():
+                case = {"phase": phase, "batch": batch}
+                say(f"{phase}, batch {batch}: multiply-adds and peak memory of {len(entered)} models")
+                tasks = []
+                for contender in entered:
+                    contender.model.train(phase == "training")
+                    run = partial(step, contender)
+                    facts = {
+                        "multiply_adds": multiply_adds(run),
+                        "peak_bytes": peak_memory(run, settings.device),
+                    }
+                    tasks.append((Row(case, contender.name, facts), run))
+                square = torch.randn(PEAK_SIDE, PEAK_SIDE, device=settings.device)
+                best = Row(case, PEAK, {"multiply_adds": PEAK_SIDE**3})
+                tasks.append((best, partial(_multiply, square, settings.device)))
+                record.rows += [row for row, _ in tasks]
+                interleave(tasks, settings.rounds, f"{phase}, batch {batch}")
+                yield
 
     def table(self, record: Record) -> list[dict[str, str]]:
         return [
@@ -138,9 +105,9 @@ class Model:
                 "model": row.name,
                 "questions/s": speed(row).text(),
                 "speed-up": speed_up(record, row).text(),
-                "share of peak (%)": Spread.of(share_of_peak(record, row)).text(0.01),
+                "share of peak (%)": share_of_peak(record, row).text(0.01),
                 "multiply-adds of a question (G)": digits(row.facts["multiply_adds"] / row.case["batch"] / 1e9),
-                "peak (MiB)": show.mebibytes(row),
+                "peak (MiB)": digits(row.facts["peak_bytes"] / 2**20),
             }
             for row in _models(record)
         ]
@@ -148,16 +115,17 @@ class Model:
     def findings(self, record: Record) -> list[str]:
         found = []
         for best in (row for row in record.measured() if row.name == PEAK):
-            rate = Spread.of([2e-9 * best.facts["multiply_adds"] / seconds for seconds in best.rounds()])
+            rate = Spread.of([2e-9 * best.facts["multiply_adds"] / seconds for seconds in best.totals()])
             found.append(f"{best.case['phase']}, batch {best.case['batch']}: peak {rate.text()} GFLOP/s.")
         return found
 
     def figure(self, record: Record) -> Figure:
         panels: dict[str, list[show.Mark]] = {}
         for row in _models(record):
-            mark = show.Mark(row.name, speed(row), f"x {speed_up(record, row).middle:.2f}")
-            panels.setdefault(f"{row.case['phase']}, batch {row.case['batch']}", []).append(mark)
-        return show.dots(panels, xlabel="questions per second", line=None)
+            text = f"{digits(speed(row).middle)} ({speed_up(record, row).middle:.2f} x)"
+            mark = show.Mark(row.name, speed(row), text, ours=row.name in OURS)
+            panels.setdefault(f"{row.case['phase']}, {self.size} size, batch {row.case['batch']}", []).append(mark)
+        return show.dots(panels, xlabel=f"questions per second (times '{PADDED}')")
 
 
 def _models(record: Record) -> list[Row]:
@@ -166,7 +134,7 @@ def _models(record: Record) -> list[Row]:
 
 def speed(row: Row) -> Spread:
     """Questions per second."""
-    return Spread.of([row.case["batch"] / seconds for seconds in row.rounds()])
+    return Spread.of([row.case["batch"] / seconds for seconds in row.totals()])
 
 
 def speed_up(record: Record, row: Row) -> Spread:
@@ -174,11 +142,11 @@ def speed_up(record: Record, row: Row) -> Spread:
     return Spread.of([1 / ratio for ratio in record.ratios(row)])
 
 
-def share_of_peak(record: Record, row: Row) -> list[float]:
-    """Multiply-adds per second over those of the matrix product, round by round."""
+def share_of_peak(record: Record, row: Row) -> Spread:
+    """Multiply-adds per second over those of the matrix product."""
     best = record.beside(row, PEAK)
     work = row.facts["multiply_adds"] / best.facts["multiply_adds"]
-    return [work * peak / own for own, peak in zip(row.rounds(), best.rounds(), strict=True)]
+    return Spread.of([work * peak / own for own, peak in zip(row.totals(), best.totals(), strict=True)])
 
 
 def pair(
@@ -218,39 +186,40 @@ def contenders(
     """Four ways to the same logits, the reference first."""
     own = questions.own
 
-    def reference(padding: int) -> Tensor:
-        return theirs(
-            input_ids=F.pad(own["words"], (0, padding)),
-            attention_mask=F.pad(own["word_mask"], (0, padding)).long(),
-            visual_feats=own["regions"],
-            visual_pos=own["boxes"],
-        ).question_answering_score
+    def reference(padding: int) -> Callable[[], Tensor]:
+        inputs = {
+            "input_ids": F.pad(own["words"], (0, padding)),
+            "attention_mask": F.pad(own["word_mask"], (0, padding)).long(),
+            "visual_feats": own["regions"],
+            "visual_pos": own["boxes"],
+        }
+        return lambda: theirs(**inputs).question_answering_score
 
     return [
-        Contender(PADDED, theirs, partial(reference, LONGEST - own["words"].shape[1])),
-        Contender("transformers, padded to the longest", theirs, partial(reference, 0)),
-        Contender("ours, a picture per question", ours, partial(ours, **own)),
-        Contender("ours, pictures shared", ours, partial(ours, **questions.shared)),
+        Contender(PADDED, theirs, reference(LONGEST - own["words"].shape[1])),
+        Contender("transformers, padded to the longest", theirs, reference(0)),
+        Contender(OURS[0], ours, partial(ours, **own)),
+        Contender(OURS[1], ours, partial(ours, **questions.shared)),
     ]
 
 
 @torch.no_grad()
-def check(entered: list[Contender]) -> dict[str, float]:
-    """Largest difference of each contender's logits from the first one's, in evaluation.
+def check(entered: list[Contender]) -> float:
+    """The largest difference between the first contender's logits and any other's, in evaluation.
 
     Raises UserError where it is above EQUAL: the speed of another function says nothing.
     """
     for contender in entered:
         contender.model.eval()
     reference = entered[0].answer()
-    differences = {one.name: (one.answer() - reference).abs().max().item() for one in entered}
+    differences = {one.name: (one.answer() - reference).abs().max().item() for one in entered[1:]}
     for name, difference in differences.items():
         if not difference <= EQUAL:
             raise UserError(
                 f"Expected equal logits, within {EQUAL:g}; those of '{name}' differ from those of "
                 f"'{entered[0].name}' by {difference:.2g}. Mend the model before its speed is measured."
             )
-    return differences
+    return max(differences.values())
 
 
 def _evaluate(contender: Contender, device: str) -> Seconds:

@@ -4,14 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from matplotlib.figure import Figure
 
 from suite import provenance
 from suite.bench import show
-from suite.bench.measure import MEMORY, Bench, Record, Settings, say
+from suite.bench.measure import MEMORY, Settings, say
+from suite.bench.record import Record
+from suite.errors import UserError
+
+
+class Bench(Protocol):
+    """One comparison."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reference(self) -> str:
+        """Name of the row that ratios are to."""
+        ...
+
+    def arguments(self) -> dict[str, Any]:
+        """What was asked for, as values of JSON."""
+        ...
+
+    def measure(self, record: Record, settings: Settings) -> Iterator[None]:
+        """Adds rows and notes to ``record``; pauses wherever what there is may be kept."""
+        ...
+
+    def table(self, record: Record) -> list[dict[str, str]]:
+        """Column -> text of each row."""
+        ...
+
+    def findings(self, record: Record) -> list[str]:
+        """What the table says, in sentences."""
+        ...
+
+    def figure(self, record: Record) -> Figure:
+        """A picture of it."""
+        ...
 
 
 def run(bench: Bench, settings: Settings, folder: Path, command: Sequence[str]) -> int:
@@ -19,6 +55,7 @@ def run(bench: Bench, settings: Settings, folder: Path, command: Sequence[str]) 
 
     ``samples.json`` holds every sample with the machine, the versions and the arguments, ``table.md`` what is
     printed; the figure is ``figure.png`` and ``figure.pdf``. A bench that is stopped keeps its whole rounds.
+    Raises UserError where memory does not suffice, and keeps what was measured before.
     """
     torch.set_num_threads(settings.threads)
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +72,7 @@ def run(bench: Bench, settings: Settings, folder: Path, command: Sequence[str]) 
             "hardware": provenance.hardware() | {"gpu": gpu},
         },
     )
+    trouble = None
     try:
         for _ in bench.measure(record, settings):
             # After each part: whatever ends this process later, the part is kept.
@@ -42,6 +80,10 @@ def run(bench: Bench, settings: Settings, folder: Path, command: Sequence[str]) 
         record.complete = True
     except KeyboardInterrupt:
         say("Stopped: the rounds that were whole are kept.")
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        trouble = UserError(f"The memory does not suffice: {error} Give smaller sizes.")
     record.write(folder / "samples.json")
     if record.measured():
         text = report(bench, record)
@@ -49,6 +91,8 @@ def run(bench: Bench, settings: Settings, folder: Path, command: Sequence[str]) 
         show.save(bench.figure(record), folder)
         print(text, end="")
         say(f"Samples, table and figure: {folder}")
+    if trouble:
+        raise trouble
     return 0 if record.complete else 130
 
 
@@ -59,7 +103,7 @@ def report(bench: Bench, record: Record) -> str:
         f"{name} {record.provenance['packages'][name]}" for name in ("torch", "transformers", "entmax")
     )
     where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores, {arguments['threads']} threads"
-    rounds = len(record.measured()[-1].rounds())
+    rounds = " or ".join(map(str, sorted({len(row.totals()) for row in record.measured()})))
     parts = [
         f"# ablate bench {record.bench}",
         f"{where}; {versions}. Medians (quartiles) over {rounds} rounds, in each of which everything ran in turn; "

@@ -1,12 +1,12 @@
 """`ablate bench variants`: a training step of each row of a study against its first row.
 
-A step is the forward pass, the VQA loss with the method's penalty, and the backward pass; with the optimiser
-also the clipping, the row's own optimiser and ``project``. Every question brings its own picture.
+A step is what `ablate run` does with a batch: forward pass, VQA loss with the method's penalty, backward pass,
+clipping, the row's own optimiser and ``project``. Every question brings its own picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,78 +17,71 @@ from torch import Tensor, nn
 
 from suite import plan, registry
 from suite.bench import show
-from suite.bench.measure import (
-    Record,
-    Row,
-    Seconds,
-    Settings,
-    Spread,
-    at_least_one,
-    interleave,
-    peak_memory,
-    say,
-    timed,
-)
+from suite.bench.measure import Settings, interleave, peak_memory, say, timed
 from suite.bench.questions import SizeName, draw, size
+from suite.bench.record import Record, Row, Seconds, Spread, digits
 from suite.config import Cell, Protocol
 from suite.models.lxmert import LxmertForQuestionAnswering
-from suite.optimisers import build_optimiser, learning_rate
+from suite.optimisers import build_optimiser
 from suite.training import answer_loss, is_variants_own, penalty, varied
 
 
 @dataclass(frozen=True)
 class Variants:
     cells: tuple[Cell, ...]
-    """The rows; of each only variant, arguments, layers and protocol count."""
+    """The rows; of each only variant, arguments, layers and protocol count, and those of one name are one row."""
     size: SizeName
     batch: int
     dropout: float = 0.0
-    optimizer: bool = False
-    """The whole step instead of forward and backward."""
 
     name = "variants"
 
-    def __post_init__(self) -> None:
-        at_least_one("batch", self.batch)
-
     @property
     def reference(self) -> str:
-        return _name(self.cells[0])
+        return next(iter(self._rows()))
+
+    def _rows(self) -> dict[str, Cell]:
+        """Name -> a cell that is trained; those that are evaluated only have no training step."""
+        rows: dict[str, Cell] = {}
+        for cell in map(plan.resolve, self.cells):
+            if cell.keep is None:
+                rows.setdefault(plan.describe(plan.Job("", cell, "row", None)), cell)
+        return rows
 
     def arguments(self) -> dict[str, Any]:
-        return {field: value for field, value in vars(self).items() if field != "cells"}
+        return {"size": self.size, "batch": self.batch, "dropout": self.dropout}
 
     def measure(self, record: Record, settings: Settings) -> Iterator[None]:
         chosen = size(self.size, self.dropout)
         questions = draw(chosen, self.batch, settings.seed, settings.device)
-        what = "clipping, optimiser and projection too" if self.optimizer else "no optimiser step"
         record.notes.append(
-            f"A training step: forward, VQA loss with the method's penalty and backward, {what}. Float32, dropout "
-            f"{self.dropout:g}, {questions.word_mask.sum(1).float().mean():.1f} word pieces a question, "
-            f"{questions.words.shape[1]} at most, a picture of {chosen.regions} boxes for each."
+            "A training step: forward, VQA loss with the method's penalty, backward; then clipping, the row's own "
+            f"optimiser and projection. Float32, dropout {self.dropout:g}, learned parameters as training starts "
+            f"from them, {questions.word_mask.sum(1).float().mean():.1f} word pieces a question, "
+            f"{questions.words.shape[1]} at most, {chosen.regions} boxes of its own for each. Peak memory is that "
+            "of forward and backward, gradients included."
         )
         tasks = []
         common: dict[str, nn.Parameter] = {}
-        for cell in map(plan.resolve, self.cells):
-            row = Row({"size": self.size, "batch": self.batch}, _name(cell))
-            say(f"{row.name}: building, peak memory")
+        for name, cell in self._rows().items():
+            say(f"{name}: building, peak memory")
             torch.manual_seed(settings.seed)
             variant = registry.find("variant", cell.variant)(**cell.arguments)
             model = LxmertForQuestionAnswering(replace(chosen.config, layers=cell.layers), variant)
             _share(model.to(settings.device).train(), common)
-            protocol = cell.protocol if self.optimizer else None
             # The layers that a step drops come from it: other ones in every round, as in training.
             generator = torch.Generator().manual_seed(settings.seed)
-            step = partial(_step, model, protocol, questions.own, questions.targets, generator, settings.device)
-            row.facts = {
+            step = partial(_step, model, questions.own, questions.targets, generator, settings.device)
+            facts = {
                 "variant": cell.variant,
                 "arguments": dict(cell.arguments),
                 "layers": list(cell.layers),
-                "optimizer": cell.protocol.optimizer if self.optimizer else None,
+                "optimizer": cell.protocol.optimizer,
                 "peak_bytes": peak_memory(step, settings.device),
             }
+            row = Row({"size": self.size, "batch": self.batch}, name, facts)
             record.rows.append(row)
-            tasks.append((row, step))
+            tasks.append((row, partial(step, protocol=cell.protocol)))
         interleave(tasks, settings.rounds, f"{self.size}, batch {self.batch}")
         yield
 
@@ -97,9 +90,9 @@ class Variants:
             {
                 "method": row.name,
                 **{f"{part} (ms)": Spread.of(samples).text(1e-3) for part, samples in row.seconds.items()},
-                "step (ms)": Spread.of(row.rounds()).text(1e-3),
+                "step (ms)": Spread.of(row.totals()).text(1e-3),
                 f"/ {record.reference}": Spread.of(record.ratios(row)).text(),
-                "peak (MiB)": show.mebibytes(row),
+                "peak (MiB)": digits(row.facts["peak_bytes"] / 2**20),
             }
             for row in record.measured()
         ]
@@ -110,15 +103,11 @@ class Variants:
     def figure(self, record: Record) -> Figure:
         marks = []
         for row in record.measured():
-            milliseconds = Spread.of(row.rounds()).middle * 1e3
-            ratio = Spread.of(record.ratios(row))
-            marks.append(show.Mark(row.name, ratio, f"{ratio.middle:.2f} ({milliseconds:,.0f} ms)"))
+            milliseconds, ratio = Spread.of(row.totals()).middle * 1e3, Spread.of(record.ratios(row))
+            text = f"{ratio.middle:.2f} ({milliseconds:,.0f} ms)"
+            marks.append(show.Mark(row.name, ratio, text, ours=row.name != record.reference))
         title = f"training step, {self.size} size, batch {self.batch}"
         return show.dots({title: marks}, xlabel=f"time, {record.reference} = 1", line=1.0)
-
-
-def _name(cell: Cell) -> str:
-    return plan.describe(plan.Job("", plan.resolve(cell), "row", None))
 
 
 def _share(model: LxmertForQuestionAnswering, common: dict[str, nn.Parameter]) -> None:
@@ -132,35 +121,42 @@ def _share(model: LxmertForQuestionAnswering, common: dict[str, nn.Parameter]) -
 
 def _step(
     model: LxmertForQuestionAnswering,
-    protocol: Protocol | None,
     inputs: dict[str, Tensor],
     targets: Tensor,
     generator: torch.Generator,
     device: str,
+    protocol: Protocol | None = None,
 ) -> Seconds:
-    """One training step; with a protocol that of a fresh optimiser, after a step that makes its state."""
-    optimiser = build_optimiser(model, protocol) if protocol else None
+    """Forward and backward; with a ``protocol`` the optimiser's part too, which moves no weight."""
 
     def loss() -> Tensor:
         return answer_loss(model(**inputs, generator=generator), targets) + penalty(model)
 
-    def update(optimiser: torch.optim.Optimizer, protocol: Protocol) -> None:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(protocol, 0)
+    lost, forward = timed(loss, device)
+    _, backward = timed(lost.backward, device)
+    parts = {"forward": forward, "backward": backward}
+    if protocol:
+        update = _updates(model, protocol)
+        # The first makes the optimiser's state, which a run has from then on. Kept, it would fill 2 GB a method.
+        update()
+        _, parts["optimiser"] = timed(update, device)
+    model.zero_grad(set_to_none=True)
+    return parts
+
+
+def _updates(model: LxmertForQuestionAnswering, protocol: Protocol) -> Callable[[], None]:
+    """What follows the backward pass, at the learning rate 0.
+
+    The arithmetic is that of any other rate, and the next step, of whichever method, meets the same weights.
+    """
+    optimiser = build_optimiser(model, protocol)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0
+
+    def update() -> None:
         nn.utils.clip_grad_norm_(model.parameters(), protocol.clip)
         optimiser.step()
         for weights in varied(model):
             weights.project()
 
-    def once() -> Seconds:
-        lost, forward = timed(loss, device)
-        _, backward = timed(lost.backward, device)
-        parts = {"forward": forward, "backward": backward}
-        if optimiser and protocol:
-            _, parts["optimiser"] = timed(partial(update, optimiser, protocol), device)
-        model.zero_grad(set_to_none=True)
-        return parts
-
-    if optimiser:
-        once()
-    return once()
+    return update
