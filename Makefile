@@ -15,7 +15,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Speed and memory side by side, into bench/: roughly 40 minutes on two cores.
+# Speed and memory side by side, into bench/: most of an hour on two cores.
 bench: .venv/installed
 	$(BIN)/ablate bench attention
 	$(BIN)/ablate bench model

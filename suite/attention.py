@@ -42,7 +42,7 @@ class Tokens:
     mask: Tensor | None
     """(B, 1, 1, K) boolean, True = may be attended; None where all may be."""
     index: Tensor
-    """(K,) a word's place in its question, or a box's rank in its picture, from 0."""
+    """(K,) a word's place in its question, or a box's rank in its picture: 0, 1, 2 and so on."""
     boxes: Tensor | None = None
     """(B, K, 4) x0, y0, x1, y1 in [0, 1]; None for words."""
 
@@ -61,6 +61,10 @@ class Positions:
         modalities the word's place is held against the box's rank, as the paper's mask does.
         """
         return (self.queries.index[:, None] - self.keys.index[None, :]).abs()
+
+    def farthest(self) -> int:
+        """The largest of these distances."""
+        return max(len(self.queries.index), len(self.keys.index)) - 1
 
 
 class Weights(nn.Module):
@@ -115,15 +119,36 @@ class SoftmaxWeights(Weights):
     def forward(self, scores: Tensor, mask: Tensor | None, positions: Positions) -> Tensor:
         if mask is None:
             return scores.softmax(-1)
-        # The lowest finite number, not -inf: a row with nothing to attend must not become NaN.
-        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
-        return weights.masked_fill(~mask, 0.0)
+        return (scores + hidden(mask, scores.dtype)).softmax(-1) * mask.any(-1, keepdim=True)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, positions: Positions
     ) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
+        return softmax_attention(query, key, value, mask, self.dropout if self.training else 0.0)
+
+
+FUSED_FROM = 65
+"""Keys from which a CPU is faster with torch's fused attention, whose backward pass recomputes the weights."""
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Context (B, H, Q, D) of query (B, H, Q, D), key and value (B, H, K, D), the fastest way there is."""
+    if query.device.type != "cpu" or key.shape[2] >= FUSED_FROM:
         return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
+    scores = Weights.scores(query, key)
+    if mask is not None:
+        scores = scores + hidden(mask, scores.dtype)
+    mixed = torch.matmul(F.dropout(scores.softmax(-1), dropout), value)
+    return mixed if mask is None else mixed * mask.any(-1, keepdim=True)
+
+
+def hidden(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What scores get added where ``mask`` is False, so that softmax makes exactly 0 of them, in its shape.
+
+    Half the lowest finite number: two of them add up to no -inf, and a row of nothing else does not become NaN.
+    It becomes the mean, and must be made zeros.
+    """
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min / 2)
 
 
 class Depth(nn.Module):

@@ -12,17 +12,15 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-
-import torch
 
 from suite import provenance
 
 # Not -ffast-math: it may take it that nothing is infinite or not a number, and reorder what a method ordered.
 FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+# Not every compiler has them. torch's own threads are OpenMP's: others beside them would wait for a core.
+FASTER = ("-march=native", "-fopenmp")
 
 
 @cache
@@ -37,27 +35,12 @@ def load(source: Path) -> ctypes.CDLL | None:
         if version is None:
             raise OSError(f"there is no compiler `{provenance.compiler()[0]}`")
         made = hashlib.sha256(source.read_bytes())
-        made.update("\n".join([version, _processor(), *FLAGS]).encode())
+        made.update("\n".join([version, _processor(), *FLAGS, *FASTER]).encode())
         return ctypes.CDLL(str(_compiled(source, made.hexdigest()[:16])))
     except (OSError, subprocess.SubprocessError) as error:
         why = getattr(error, "stderr", None) or error
         print(f"{source.name} cannot be compiled, and runs in torch, slower: {why}", file=sys.stderr, flush=True)
         return None
-
-
-def side_by_side(call: Callable[[int, int], object], count: int) -> None:
-    """``call(first, last)`` on as many parts of ``range(count)`` as torch has threads, at the same time."""
-    threads = min(torch.get_num_threads(), count)
-    edges = [count * part // threads for part in range(threads + 1)]
-    others = [_pool().submit(call, *edges[part : part + 2]) for part in range(1, threads)]
-    call(edges[0], edges[1])
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1))
 
 
 def _compiled(source: Path, name: str) -> Path:
@@ -72,10 +55,11 @@ def _compiled(source: Path, name: str) -> Path:
     library = folder / f"{source.stem}-{name}.so"
     if not library.exists():
         made = library.with_name(f".{library.name}.{os.getpid()}")
+        arguments = [*FLAGS, str(source), "-o", str(made)]
         try:
-            _compile("-march=native", *FLAGS, str(source), "-o", str(made))
-        except subprocess.CalledProcessError:  # Not every compiler knows of a native processor.
-            _compile(*FLAGS, str(source), "-o", str(made))
+            _compile(*FASTER, *arguments)
+        except subprocess.CalledProcessError:
+            _compile(*arguments)
         os.replace(made, library)
     return library
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from suite import native
 
@@ -74,29 +73,3 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert fresh(source).twice(21) == 42
-
-
-@pytest.mark.parametrize("count", [1, 2, 7])
-@pytest.mark.parametrize("threads", [1, 2, 4])
-def test_every_part_is_called_once(count: int, threads: int) -> None:
-    before, done = torch.get_num_threads(), []
-    torch.set_num_threads(threads)
-    try:
-        native.side_by_side(lambda first, last: done.extend(range(first, last)), count)
-    finally:
-        torch.set_num_threads(before)
-    assert sorted(done) == list(range(count))
-
-
-def test_an_error_in_another_thread_is_raised() -> None:
-    def call(first: int, last: int) -> None:
-        if first:
-            raise MemoryError("no room")
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(MemoryError, match="no room"):
-            native.side_by_side(call, 2)
-    finally:
-        torch.set_num_threads(before)

@@ -177,19 +177,21 @@ def test_dropout_in_blocks_is_the_same_forward_and_backward() -> None:
 
 
 def test_dropout_keeps_the_expected_context() -> None:
-    keys = 3 * BLOCK
+    keys, draws, rate = 3 * BLOCK, 400, 0.2
     weights = weights_of([0.05], Span(limit=1000)).train()
-    tensors, positions = inputs(1, keys, keys, 1), Positions(words(keys), words(keys))
-    expected = weights.attend(*tensors, None, positions)
-    weights.dropout = 0.2
-    mean = torch.stack([weights.attend(*tensors, None, positions).detach() for _ in range(400)]).mean(0)
-    # Weights of about 1/50: a deviation of about 0.07 for one draw, 0.004 for the mean of 400.
-    assert (mean - expected).abs().max() < 0.03
+    (query, key, value), positions = inputs(1, keys, keys, 1), Positions(words(keys), words(keys))
+    expected = weights.attend(query, key, value, None, positions)
+    weights.dropout = rate
+    mean = sum(weights.attend(query, key, value, None, positions).detach() for _ in range(draws)) / draws
+    p = weights(weights.scores(query, key), None, positions)
+    deviation = (rate / (1 - rate) / draws * p.square() @ value.square()).sqrt()
+    # About 500 independent numbers: one in ten thousand such tests has one six deviations away.
+    assert ((mean - expected).abs() < 6 * deviation).all()
 
 
 def test_memory_does_not_grow_with_the_square_of_the_keys() -> None:
     """Only the inputs are kept for the gradients."""
-    keys = 8 * BLOCK
+    keys = 512
     kept: list[int] = []
     query, key, value = inputs(2, keys, keys, 1)
 
@@ -199,7 +201,7 @@ def test_memory_does_not_grow_with_the_square_of_the_keys() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         weights_of([0.0, 0.01]).attend(query, key, value, None, Positions(words(keys), words(keys)))
-    assert max(kept) == query.numel()
+    assert max(kept) <= query.numel()
 
 
 # Boxes

@@ -15,7 +15,7 @@ from ablations.variants.entmax import Entmax, EntmaxWeights
 from ablations.variants.softmax import Softmax
 from ablations.variants.span import Span, SpanWeights
 from ablations.variants.span_entmax import SpanEntmax
-from suite.attention import AllLayers, Positions, Site, SoftmaxWeights, Tokens, Variant
+from suite.attention import FUSED_FROM, AllLayers, Positions, Site, SoftmaxWeights, Tokens, Variant
 from suite.errors import UserError
 
 BATCH, HEADS, QUERIES, KEYS = 3, 4, 5, 9
@@ -60,6 +60,29 @@ def random_mask() -> Tensor:
 def test_softmax_changes_nothing_of_the_base() -> None:
     assert type(Softmax().weights(SITE)) is SoftmaxWeights
     assert type(Softmax().depth("language", 3)) is AllLayers
+
+
+@pytest.mark.parametrize("keys", [KEYS, FUSED_FROM - 1, FUSED_FROM, 200], ids=lambda keys: f"{keys} keys")
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+def test_softmax_attends_as_its_equation_says(keys: int, masked: bool) -> None:
+    """Written out where keys are few and fused where they are many; a row with nothing to attend is zeros."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, HEADS, count, 8, generator=generator) for count in (QUERIES, keys, keys))
+    mask = torch.ones(3, 1, 1, keys, dtype=torch.bool)
+    if masked:
+        mask[1, ..., 4:], mask[2] = False, False
+    received = SoftmaxWeights().attend(query, key, value, mask if masked else None, positions(QUERIES, keys))
+    exponentials = (query.double() @ key.double().transpose(-1, -2) / math.sqrt(8)).exp() * mask
+    total = exponentials.sum(-1, keepdim=True)
+    expected = torch.where(total > 0, exponentials / total, 0.0) @ value.double()
+    torch.testing.assert_close(received.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_masked_keys_and_rows_get_exactly_nothing_from_softmax(dtype: torch.dtype) -> None:
+    received = SoftmaxWeights()(random_scores(30.0).to(dtype), random_mask(), positions())
+    assert not received.masked_fill(random_mask(), 0).any()
+    assert (received[:2].sum(-1) > 0.9).all()
 
 
 def test_distance_is_in_whole_tokens_between_query_and_key() -> None:

@@ -2,7 +2,7 @@
 
     ablate run sharing
 
-Softmax fine-tunes from the demo's start with the demo's budget, once with questions drawn one by one, as the paper's
+Softmax fine-tunes from the demo's start with its budget, once with questions drawn one by one, as the paper's
 protocol has it, and once with all questions of a picture in one batch, so that the vision stack runs once for all
 of them. A batch of as many questions then shows fewer pictures: its steps are faster, and tell the model less.
 """

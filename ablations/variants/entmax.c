@@ -1,7 +1,7 @@
 /* alpha-entmax of rows of float32, forward and backward: the equations of entmax.py with each row read once.
 
    A vector holds one number of each of LANES rows, so that what is scalar in the equations of one row is scalar
-   here, and no row is padded. Calls on separate rows may run side by side. */
+   here, and no row is padded. Without OpenMP one thread does all. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -161,26 +161,36 @@ static void backward(const float *weights, const float *alphas, const float *gra
     store(&for_alpha, count, 1, for_alphas);
 }
 
-/* Both return 0, or 1 where there is no memory. */
+/* Both return 0, or 1 where there is no memory. Each thread takes an equal part of the rows. */
 
-int entmax_forward(const float *scores, const float *alphas, float *weights, long rows, long keys) {
-    vec *room = aligned_alloc(sizeof(vec), 2 * keys * sizeof(vec));
-    if (!room) return 1;
-    for (long row = 0; row < rows; row += LANES)
-        forward(scores + row * keys, alphas + row, weights + row * keys, rows - row, keys, room);
-    free(room);
-    return 0;
+int entmax_forward(const float *scores, const float *alphas, float *weights, long rows, long keys, int threads) {
+    int failed = 0;
+#pragma omp parallel for num_threads(threads) reduction(| : failed)
+    for (int thread = 0; thread < threads; thread++) {
+        long last = rows * (thread + 1) / threads;
+        vec *room = aligned_alloc(sizeof(vec), 2 * keys * sizeof(vec));
+        failed |= !room;
+        for (long row = rows * thread / threads; room && row < last; row += LANES)
+            forward(scores + row * keys, alphas + row, weights + row * keys, last - row, keys, room);
+        free(room);
+    }
+    return failed;
 }
 
 int entmax_backward(const float *weights, const float *alphas, const float *gradients, float *for_scores,
-                    float *for_alphas, long rows, long keys) {
-    vec *room = aligned_alloc(sizeof(vec), 5 * keys * sizeof(vec));
-    if (!room) return 1;
-    for (long row = 0; row < rows; row += LANES) {
-        long first = row * keys;
-        backward(weights + first, alphas + row, gradients + first, for_scores + first, for_alphas + row,
-                 rows - row, keys, room);
+                    float *for_alphas, long rows, long keys, int threads) {
+    int failed = 0;
+#pragma omp parallel for num_threads(threads) reduction(| : failed)
+    for (int thread = 0; thread < threads; thread++) {
+        long last = rows * (thread + 1) / threads;
+        vec *room = aligned_alloc(sizeof(vec), 5 * keys * sizeof(vec));
+        failed |= !room;
+        for (long row = rows * thread / threads; room && row < last; row += LANES) {
+            long first = row * keys;
+            backward(weights + first, alphas + row, gradients + first, for_scores + first, for_alphas + row,
+                     last - row, keys, room);
+        }
+        free(room);
     }
-    free(room);
-    return 0;
+    return failed;
 }

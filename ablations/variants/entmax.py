@@ -178,19 +178,11 @@ def _call(function: Any, keys: int, *tensors: Tensor) -> None:
     """Rows of ``keys`` numbers, or of one, of every tensor; the last ones are written."""
     tensors = tuple(tensor.contiguous() for tensor in tensors)
     # Whole numbers: in a trace, such as a count of multiply-adds makes, shapes are tensors.
-    sizes = [int(tensor.numel()) for tensor in tensors]
-    rows = min(sizes)
-
-    def part(first: int, last: int) -> None:
-        # Each tensor's rows from the first on; float32 has four bytes.
-        places = (
-            ctypes.c_void_p(tensor.data_ptr() + 4 * first * (size // rows))
-            for tensor, size in zip(tensors, sizes, strict=True)
-        )
-        if function(*places, ctypes.c_long(last - first), ctypes.c_long(int(keys))):
-            raise MemoryError("entmax has no memory for its rows.")
-
-    native.side_by_side(part, rows)
+    rows = min(int(tensor.numel()) for tensor in tensors)
+    places = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+    threads = min(torch.get_num_threads(), rows)
+    if function(*places, ctypes.c_long(rows), ctypes.c_long(int(keys)), ctypes.c_int(threads)):
+        raise MemoryError("entmax has no memory for its rows.")
 
 
 class EntmaxWeights(Weights):

@@ -18,21 +18,19 @@ Shapes: B questions, H heads, Q queries, K keys, D width of a head.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from suite.attention import Positions, Site, SoftmaxWeights, Variant, Weights
+from suite.attention import Positions, Site, SoftmaxWeights, Variant, Weights, hidden, softmax_attention
 from suite.errors import UserError
 
-BLOCK = 64
+BLOCK = 32
 """Queries of a block."""
 
 Measure = Literal["rank", "geometry"]
@@ -100,28 +98,32 @@ class SpanSoftmaxWeights(SpanWeights):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, positions: Positions
     ) -> Tensor:
-        distance = self.distance(positions)
+        flat = self.boxes == "rank" or positions.queries.boxes is None or positions.keys.boxes is None
         # m is 1 within z: such a head is softmax for every query.
-        whole = (self.span() > distance.amax()).tolist()
+        whole = (self.span() > (positions.farthest() if flat else key.shape[2] - 1)).tolist()
         if all(whole):
             return self._softmax(query, key, value, mask)
-        if key.shape[2] <= 2 * BLOCK or distance.ndim > 2:
-            return self._biased(query, key, value, self.soft_mask(distance), mask)
-        return self._in_blocks(query, key, value, mask, positions, whole)
+        if key.shape[2] <= 2 * BLOCK or not flat:
+            bias, reached = self._bias(self.soft_mask(self.distance(positions)), query.dtype)
+            return self._biased(query, key, value, bias, reached, mask)
+        return self._in_blocks(query, key, value, mask, whole)
 
     def _softmax(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
+        return softmax_attention(query, key, value, mask, self.dropout if self.training else 0.0)
 
-    def _biased(self, query: Tensor, key: Tensor, value: Tensor, soft_mask: Tensor, mask: Tensor | None) -> Tensor:
-        """Context (B, H, Q, D) under m (H, Q, K) or (B, H, Q, K) in place of its distances."""
-        # Half the lowest number: two of them add up without becoming -inf, which a row cannot consist of.
-        lowest = torch.finfo(query.dtype).min / 2
+    @staticmethod
+    def _bias(soft_mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """log m of m (H, Q, K) or (B, H, Q, K), and where m is not 0."""
         reached = soft_mask > 0
-        bias = soft_mask.masked_fill(~reached, 1.0).log().masked_fill(~reached, lowest).to(query.dtype)
+        return soft_mask.masked_fill(~reached, 1.0).log().to(dtype) + hidden(reached, dtype), reached
+
+    def _biased(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, reached: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Context (B, H, Q, D) with what ``_bias`` gives; without a mask (H, Q, 1) of what is reached will do."""
         scores = self.scores(query, key) + bias
         if mask is not None:
-            scores = scores + torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
+            scores = scores + hidden(mask, query.dtype)
             reached = reached & mask
         # A row that reaches nothing would be the mean of all.
         return self.mix(scores.softmax(-1), value) * reached.any(-1, keepdim=True)
@@ -132,24 +134,24 @@ class SpanSoftmaxWeights(SpanWeights):
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
-        positions: Positions,
         whole: Sequence[bool],
     ) -> Tensor:
         """Heads of about the same reach together, each group with no more keys than it reaches."""
         groups: dict[int, list[int]] = {}
-        for head, (span, is_whole) in enumerate(zip(self.span().tolist(), whole, strict=True)):
-            reach = -1 if is_whole else math.ceil((span + self.ramp) / BLOCK) * BLOCK
-            groups.setdefault(reach, []).append(head)
+        # Up to z + R, where m is 0: z + R - 1 for whole numbers.
+        reaches = [math.ceil(span + self.ramp) - 1 for span in self.span().tolist()]
+        for head, (reach, is_whole) in enumerate(zip(reaches, whole, strict=True)):
+            groups.setdefault(-1 if is_whole else reach // BLOCK, []).append(head)
         parts = []
-        for reach, heads in groups.items():
+        for group, heads in groups.items():
             chosen = slice(None) if len(groups) == 1 else heads
             own = query[:, chosen], key[:, chosen], value[:, chosen]
             allowed = mask if mask is None or mask.shape[1] == 1 else mask[:, chosen]
-            if reach < 0:
+            if group < 0:
                 parts.append(self._softmax(*own, allowed))
                 continue
             seed = int(torch.randint(2**62, ())) if self.training and self.dropout else None
-            blocks = _Blocks(self, positions, allowed, reach, seed)
+            blocks = _Blocks(self, allowed, max(reaches[head] for head in heads), seed)
             part: Tensor = _InBlocks.apply(blocks, *own, self.span()[chosen])  # type: ignore[assignment]
             parts.append(part)
         if len(parts) == 1:
@@ -159,36 +161,54 @@ class SpanSoftmaxWeights(SpanWeights):
 
 
 @dataclass(frozen=True)
+class _Block:
+    """Some queries, and the keys within reach of one of them. Blocks of one ``shape`` have one bias."""
+
+    queries: slice
+    keys: slice
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Queries, keys, and how far the first query is behind the first key."""
+        first, begin = self.queries.start, self.keys.start
+        return self.queries.stop - first, self.keys.stop - begin, first - begin
+
+    def of(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        return [query[:, :, self.queries], key[:, :, self.keys], value[:, :, self.keys]]
+
+
+@dataclass(frozen=True)
 class _Blocks:
     """One attention cut into blocks of queries, each with the keys within ``reach`` of one of them."""
 
     weights: SpanSoftmaxWeights
-    positions: Positions
     mask: Tensor | None
     reach: int
     seed: int | None
     """Of the dropout, which is drawn anew where the gradients are taken; None without."""
 
-    def places(self) -> Iterator[tuple[slice, slice]]:
-        """Queries and keys of each block; positions ascend."""
-        queries, keys = self.positions.queries.index.tolist(), self.positions.keys.index.tolist()
-        for first in range(0, len(queries), BLOCK):
-            last = min(first + BLOCK, len(queries))
-            begin = bisect_left(keys, queries[first] - self.reach)
-            yield slice(first, last), slice(begin, bisect_right(keys, queries[last - 1] + self.reach))
+    def places(self, queries: int, keys: int) -> Iterator[_Block]:
+        for first in range(0, queries, BLOCK):
+            last = min(first + BLOCK, queries)
+            begin = min(max(0, first - self.reach), keys)
+            yield _Block(slice(first, last), slice(begin, min(last + self.reach, keys)))
 
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, span: Tensor, queries: slice, keys: slice
-    ) -> Tensor:
-        """The context of one block, of what its queries and keys alone hold."""
-        index = self.positions.queries.index[queries], self.positions.keys.index[keys]
-        soft_mask = self.weights.soft_mask((index[0][:, None] - index[1]).abs(), span)
+    def bias(self, span: Tensor, block: _Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        queries, keys, behind = block.shape
+        places = torch.arange(queries, device=span.device)[:, None] + behind
+        distance = (places - torch.arange(keys, device=span.device)).abs()
+        bias, reached = self.weights._bias(self.weights.soft_mask(distance, span), dtype)
+        # Without a mask all blocks of a shape have the same rows that reach nothing: they are sought once.
+        return bias, reached if self.mask is not None else reached.any(-1, keepdim=True)
+
+    def attend(self, block: _Block, parts: Sequence[Tensor], bias: Tensor, reached: Tensor) -> Tensor:
+        """The context of one block's ``parts``: query, key and value."""
         mask = self.mask
         if mask is not None:
-            mask = mask[
-                ..., queries if mask.shape[-2] > 1 else slice(None), keys if mask.shape[-1] > 1 else slice(None)
-            ]
-        return self.weights._biased(query, key, value, soft_mask, mask)
+            mask = mask[..., block.keys] if mask.shape[-1] > 1 else mask
+            mask = mask[..., block.queries, :] if mask.shape[-2] > 1 else mask
+        query, key, value = parts
+        return self.weights._biased(query, key, value, bias, reached, mask)
 
     @contextmanager
     def randomness(self, device: torch.device) -> Iterator[None]:
@@ -208,11 +228,12 @@ class _InBlocks(torch.autograd.Function):
     def forward(ctx: Any, blocks: _Blocks, query: Tensor, key: Tensor, value: Tensor, span: Tensor) -> Tensor:
         ctx.blocks = blocks
         ctx.save_for_backward(query, key, value, span)
-        mixed = torch.empty_like(query)
+        mixed, biases = torch.empty_like(query), {}
         with blocks.randomness(query.device):
-            for queries, keys in blocks.places():
-                inside = query[:, :, queries], key[:, :, keys], value[:, :, keys], span
-                mixed[:, :, queries] = blocks.attend(*inside, queries, keys)
+            for block in blocks.places(query.shape[2], key.shape[2]):
+                if block.shape not in biases:
+                    biases[block.shape] = blocks.bias(span, block, query.dtype)
+                mixed[:, :, block.queries] = blocks.attend(block, block.of(query, key, value), *biases[block.shape])
         return mixed
 
     @staticmethod
@@ -220,19 +241,25 @@ class _InBlocks(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
+        blocks: _Blocks = ctx.blocks
         query, key, value, span = ctx.saved_tensors
-        whole = [torch.zeros_like(tensor) for tensor in (query, key, value, span)]
-        with ctx.blocks.randomness(query.device):
-            for queries, keys in ctx.blocks.places():
-                at = [(slice(None), slice(None), place) for place in (queries, keys, keys)]
-                parts = [query[at[0]], key[at[1]], value[at[2]], span]
-                inside = [part.detach().requires_grad_() for part in parts]
-                with torch.enable_grad():
-                    mixed = ctx.blocks.attend(*inside, queries, keys)
-                found = torch.autograd.grad(mixed, inside, gradients[0][:, :, queries])
-                for sum_, place, part in zip(whole, [*at, slice(None)], found, strict=True):
-                    sum_[place] += part
-        return None, *whole
+        span = span.detach().requires_grad_()
+        whole = [torch.zeros_like(tensor) for tensor in (query, key, value)]
+        biases, sums = {}, {}
+        with blocks.randomness(query.device), torch.enable_grad():
+            for block in blocks.places(query.shape[2], key.shape[2]):
+                if block.shape not in biases:
+                    biases[block.shape] = blocks.bias(span, block, query.dtype)
+                    sums[block.shape] = torch.zeros_like(biases[block.shape][0])
+                bias, reached = biases[block.shape]
+                leaves = [part.detach().requires_grad_() for part in (*block.of(query, key, value), bias)]
+                mixed = blocks.attend(block, leaves[:3], leaves[3], reached)
+                found = torch.autograd.grad(mixed, leaves, gradients[0][:, :, block.queries])
+                for sum_, part in zip((*block.of(*whole), sums[block.shape]), found, strict=True):
+                    sum_ += part
+            made = [bias for bias, _ in biases.values()]
+            (for_span,) = torch.autograd.grad(made, span, list(sums.values()))
+        return None, *whole, for_span
 
 
 @dataclass(frozen=True)
