@@ -119,7 +119,9 @@ class SoftmaxWeights(Weights):
     def forward(self, scores: Tensor, mask: Tensor | None, positions: Positions) -> Tensor:
         if mask is None:
             return scores.softmax(-1)
-        return (scores + hidden(mask, scores.dtype)).softmax(-1) * mask.any(-1, keepdim=True)
+        # The lowest finite number, not -inf: a row with nothing to attend must not become NaN.
+        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+        return weights.masked_fill(~mask, 0.0)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, positions: Positions

@@ -15,7 +15,9 @@ from dataclasses import replace
 from suite.config import Cell, ModelSize, Protocol, Study
 
 SIZE = ModelSize(width=64, heads=4, intermediate=128, hidden_dropout=0.0, attention_dropout=0.0)
-LEARN = Protocol(steps=1000, batch_size=64, optimizer="adamw", schedule="linear", learning_rate=1.2e-3, clip=1.0)
+# 1,000 steps may end on a plateau at 93.5 %, where every shape is told and questions about colours are answered by
+# their prior; with 1,400 seed 0 leaves it (seed 1 does not).
+LEARN = Protocol(steps=1400, batch_size=64, optimizer="adamw", schedule="linear", learning_rate=1.2e-3, clip=1.0)
 ADAPT = replace(LEARN, steps=300, learning_rate=4e-4)
 
 
