@@ -15,7 +15,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Speed and memory side by side, into bench/: most of an hour on two cores.
+# Speed and memory side by side, into bench/. Takes long: to 4,096 keys, and LXMERT at its base size.
 bench: .venv/installed
 	$(BIN)/ablate bench attention
 	$(BIN)/ablate bench model

@@ -242,3 +242,24 @@ def test_geometry_attends_as_its_weights_say() -> None:
     weights = weights_of([0.0, 0.2, 1.0], BoxSpan(limit=4, ramp=2))
     assert_same(both_ways(weights, inputs(3, 6, 6), None, Positions(boxes, boxes)))
     assert_same(both_ways(weights, inputs(3, 6, 6), torch.rand(2, 1, 1, 6) < 0.6, Positions(boxes, boxes)))
+
+
+@pytest.mark.parametrize("keys", [20, 3 * BLOCK])
+def test_under_autocast_the_span_is_not_rounded(keys: int) -> None:
+    """Scores of 0 and one value per key: what comes out is m, made to sum to 1, rounded once to bfloat16."""
+    weights = Span(limit=1000).weights(Site("language", "words", "words", 0, 1, 2))
+    assert isinstance(weights, SpanWeights)
+    with torch.no_grad():
+        weights.share.copy_(torch.tensor([0.0, 0.02]))
+    positions = Positions(words(keys), words(keys))
+    query = torch.zeros(1, 2, keys, keys, dtype=torch.bfloat16, requires_grad=True)
+    value = torch.eye(keys, dtype=torch.bfloat16).expand(1, 2, keys, keys).clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        received = weights.attend(query, query, value, None, positions)
+    received.float().square().sum().backward()
+    assert received.dtype is torch.bfloat16
+    m = weights.soft_mask(positions.distance()).detach().double()
+    expected = (m / m.sum(-1, keepdim=True))[None]
+    torch.testing.assert_close(received.double(), expected, rtol=2**-8, atol=0)
+    assert weights.share.grad.isfinite().all()
+    assert value.grad.isfinite().all()

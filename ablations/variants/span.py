@@ -104,7 +104,7 @@ class SpanSoftmaxWeights(SpanWeights):
         if all(whole):
             return self._softmax(query, key, value, mask)
         if key.shape[2] <= 2 * BLOCK or not flat:
-            bias, reached = self._bias(self.soft_mask(self.distance(positions)), query.dtype)
+            bias, reached = self._bias(self.soft_mask(self.distance(positions)))
             return self._biased(query, key, value, bias, reached, mask)
         return self._in_blocks(query, key, value, mask, whole)
 
@@ -112,10 +112,10 @@ class SpanSoftmaxWeights(SpanWeights):
         return softmax_attention(query, key, value, mask, self.dropout if self.training else 0.0)
 
     @staticmethod
-    def _bias(soft_mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _bias(soft_mask: Tensor) -> tuple[Tensor, Tensor]:
         """log m of m (H, Q, K) or (B, H, Q, K), and where m is not 0."""
         reached = soft_mask > 0
-        return soft_mask.masked_fill(~reached, 1.0).log().to(dtype) + hidden(reached, dtype), reached
+        return soft_mask.masked_fill(~reached, 1.0).log() + hidden(reached, soft_mask.dtype), reached
 
     def _biased(
         self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, reached: Tensor, mask: Tensor | None
@@ -123,10 +123,10 @@ class SpanSoftmaxWeights(SpanWeights):
         """Context (B, H, Q, D) with what ``_bias`` gives; without a mask (H, Q, 1) of what is reached will do."""
         scores = self.scores(query, key) + bias
         if mask is not None:
-            scores = scores + hidden(mask, query.dtype)
+            scores = scores + hidden(mask, scores.dtype)
             reached = reached & mask
-        # A row that reaches nothing would be the mean of all.
-        return self.mix(scores.softmax(-1), value) * reached.any(-1, keepdim=True)
+        # Half precision is rounded once, after the span. A row that reaches nothing would be the mean of all.
+        return self.mix(scores.softmax(-1).to(value.dtype), value) * reached.any(-1, keepdim=True)
 
     def _in_blocks(
         self,
@@ -193,11 +193,11 @@ class _Blocks:
             begin = min(max(0, first - self.reach), keys)
             yield _Block(slice(first, last), slice(begin, min(last + self.reach, keys)))
 
-    def bias(self, span: Tensor, block: _Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def bias(self, span: Tensor, block: _Block) -> tuple[Tensor, Tensor]:
         queries, keys, behind = block.shape
         places = torch.arange(queries, device=span.device)[:, None] + behind
         distance = (places - torch.arange(keys, device=span.device)).abs()
-        bias, reached = self.weights._bias(self.weights.soft_mask(distance, span), dtype)
+        bias, reached = self.weights._bias(self.weights.soft_mask(distance, span))
         # Without a mask all blocks of a shape have the same rows that reach nothing: they are sought once.
         return bias, reached if self.mask is not None else reached.any(-1, keepdim=True)
 
@@ -232,7 +232,7 @@ class _InBlocks(torch.autograd.Function):
         with blocks.randomness(query.device):
             for block in blocks.places(query.shape[2], key.shape[2]):
                 if block.shape not in biases:
-                    biases[block.shape] = blocks.bias(span, block, query.dtype)
+                    biases[block.shape] = blocks.bias(span, block)
                 mixed[:, :, block.queries] = blocks.attend(block, block.of(query, key, value), *biases[block.shape])
         return mixed
 
@@ -249,7 +249,7 @@ class _InBlocks(torch.autograd.Function):
         with blocks.randomness(query.device), torch.enable_grad():
             for block in blocks.places(query.shape[2], key.shape[2]):
                 if block.shape not in biases:
-                    biases[block.shape] = blocks.bias(span, block, query.dtype)
+                    biases[block.shape] = blocks.bias(span, block)
                     sums[block.shape] = torch.zeros_like(biases[block.shape][0])
                 bias, reached = biases[block.shape]
                 leaves = [part.detach().requires_grad_() for part in (*block.of(query, key, value), bias)]
