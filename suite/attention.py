@@ -141,16 +141,28 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     if mask is not None:
         scores = scores + hidden(mask, scores.dtype)
     mixed = torch.matmul(F.dropout(scores.softmax(-1), dropout), value)
-    return mixed if mask is None else mixed * mask.any(-1, keepdim=True)
+    return mixed if mask is None else zero_where_empty(mixed, mask)
 
 
 def hidden(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """What scores get added where ``mask`` is False, so that softmax makes exactly 0 of them, in its shape.
 
     Half the lowest finite number: two of them add up to no -inf, and a row of nothing else does not become NaN.
-    It becomes the mean, and must be made zeros.
+    It becomes the mean, which ``zero_where_empty`` mends.
     """
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min / 2)
+
+
+def zero_where_empty(mixed: Tensor, attended: Tensor) -> Tensor:
+    """Context (B, H, Q, D), with zeros for a query whose every key is False in ``attended``.
+
+    ``attended`` is boolean and broadcasts to (B, H, Q, K).
+    """
+    empty = ~attended.any(-1, keepdim=True)
+    # Hardly ever; a CPU looks faster than it fills, a GPU would have to wait for the answer.
+    if mixed.device.type == "cpu" and not empty.any():
+        return mixed
+    return mixed.masked_fill(empty, 0.0)
 
 
 class Depth(nn.Module):

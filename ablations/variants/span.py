@@ -27,7 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from suite.attention import Positions, Site, SoftmaxWeights, Variant, Weights, hidden, softmax_attention
+from suite.attention import (
+    Positions,
+    Site,
+    SoftmaxWeights,
+    Variant,
+    Weights,
+    hidden,
+    softmax_attention,
+    zero_where_empty,
+)
 from suite.errors import UserError
 
 BLOCK = 32
@@ -126,7 +135,7 @@ class SpanSoftmaxWeights(SpanWeights):
             scores = scores + hidden(mask, scores.dtype)
             reached = reached & mask
         # Half precision is rounded once, after the span. A row that reaches nothing would be the mean of all.
-        return self.mix(scores.softmax(-1).to(value.dtype), value) * reached.any(-1, keepdim=True)
+        return zero_where_empty(self.mix(scores.softmax(-1).to(value.dtype), value), reached)
 
     def _in_blocks(
         self,

@@ -194,9 +194,7 @@ class Attention(nn.Module):
     def forward(
         self, hidden: Tensor, context: Tensor, queries: Packed, keys: Packed, record: AttentionRecord | None
     ) -> Tensor:
-        query = queries.split(self.query(hidden), self.site.heads)
-        key = keys.split(self.key(context), self.site.heads)
-        value = keys.split(self.value(context), self.site.heads)
+        query, key, value = self._project(hidden, context, queries, keys)
         positions = Positions(queries.tokens, keys.tokens)
         if record is None:
             mixed = self.weights.attend(query, key, value, keys.tokens.mask, positions)
@@ -206,6 +204,20 @@ class Attention(nn.Module):
             record[f"{self.site.stack}.{self.site.index}.{direction}"] = weights
             mixed = self.weights.mix(weights, value)
         return queries.own().join(mixed)
+
+    def _project(self, hidden: Tensor, context: Tensor, queries: Packed, keys: Packed) -> tuple[Tensor, ...]:
+        """Query, key and value (B, H, length, D) of hidden states (T, N)."""
+        heads = self.site.heads
+        if hidden is context:
+            return keys.split(_together(hidden, self.query, self.key, self.value), 3 * heads).chunk(3, dim=1)
+        pair = keys.split(_together(context, self.key, self.value), 2 * heads).chunk(2, dim=1)
+        return queries.split(self.query(hidden), heads), *pair
+
+
+def _together(hidden: Tensor, *layers: nn.Linear) -> Tensor:
+    """The outputs of several layers beside each other, by one product: narrow ones are slow one by one."""
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    return nn.functional.linear(hidden, weight, bias)
 
 
 class Residual(nn.Module):
