@@ -9,9 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import textwrap
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +17,7 @@ import pandas as pd
 
 from reports.layout import plain
 from reports.tables import CellRecord, Report, Row
+from suite.look import BLACK, COLOURS, COLUMN, STYLE, style
 from suite.records import CellFolder
 
 if TYPE_CHECKING:
@@ -29,51 +28,9 @@ if TYPE_CHECKING:
 Format = Literal["pdf", "svg", "png"]
 FORMATS: tuple[Format, ...] = ("pdf", "svg", "png")
 
-COLUMN = 3.35
-"""Width of a column of a two-column page, inches."""
-
-# Okabe and Ito's, told apart with the common kinds of colour blindness; their yellow is too pale for lines.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# In its black the first line stands out, as the reference does.
+LINES = (BLACK, *COLOURS)
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (7, 2)))
-
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7.0,
-    "axes.titlesize": 7.0,
-    "figure.titlesize": 7.5,
-    "figure.dpi": 300,
-    "axes.labelsize": 7.0,
-    "legend.fontsize": 6.2,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.1,
-    "axes.axisbelow": True,
-    # Text from data may hold dollar signs: it is never mathematics.
-    "text.parse_math": False,
-    "pdf.fonttype": 42,
-    # Identifiers in SVG are hashed with this; without it they are random.
-    "svg.hashsalt": "reports",
-    "svg.fonttype": "path",
-}
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """matplotlib's own defaults with STYLE on top: a user's matplotlibrc must not change a figure."""
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the tables have it in full.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
 
 
 def encode(figure: Figure, form: Format) -> bytes:
@@ -84,7 +41,7 @@ def encode(figure: Figure, form: Format) -> bytes:
         "png": {"Software": None},
     }
     file = io.BytesIO()
-    with _style():
+    with style():
         figure.savefig(file, format=form, dpi=300, metadata=empty[form])
     return file.getvalue()
 
@@ -106,13 +63,13 @@ def curves(report: Report) -> Figure | None:
     drawn = [(row, seeds) for row in report.rows if row.trained and (seeds := _metrics(row))]
     if not drawn:
         return None
-    with _style():
+    with style():
         figure = Figure(figsize=(COLUMN, 3.3 + 0.13 * len(drawn)), layout="constrained")
         accuracy, loss = figure.subplots(2, 1, sharex=True)
         handles = []
         for number, (row, seeds) in enumerate(drawn):
             # Both change from row to row: no pair comes twice within 35 rows.
-            colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+            colour, dash = LINES[number % len(LINES)], DASHES[number % len(DASHES)]
             for axes, name in ((accuracy, "accuracy"), (loss, "loss")):
                 if len(seeds) > 1:
                     for seed in seeds:
@@ -137,7 +94,7 @@ def test_accuracy(report: Report) -> Figure:
     from matplotlib.figure import Figure
 
     rows, floors = [row for row in report.rows if row.trained], _floor_values(report)
-    with _style():
+    with style():
         figure = Figure(figsize=(COLUMN, 1.3 + 0.25 * max(len(rows), 1)), layout="constrained")
         axes = figure.subplots()
         numbers = [one for row in rows if row.measured for one in row.measured.accuracies]
@@ -180,12 +137,12 @@ def over_depth(report: Report) -> Figure | None:
     if not lines:
         return None
     depths: dict[float, str] = {}
-    with _style():
+    with style():
         figure = Figure(figsize=(COLUMN, 2.6 + 0.13 * len(lines)), layout="constrained")
         axes = figure.subplots()
         handles = []
         for number, rows in enumerate(lines):
-            colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+            colour, dash = LINES[number % len(LINES)], DASHES[number % len(DASHES)]
             points = [(row.measured.macs_reference, row.measured, row) for row in rows if row.measured]
             points.sort(key=lambda point: point[0])
             for macs, measured, row in points:
@@ -221,7 +178,7 @@ def _draw_row(axes: Axes, place: int, row: Row, middle: float) -> None:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         axes.text(middle, place, row.state, ha="center", va="center", style="italic", color="#555555", bbox=box)
         return
-    colour = NOT_LOOKED if row.looked is False else COLOURS[1]
+    colour = NOT_LOOKED if row.looked is False else LINES[1]
     if len(row.measured.accuracies) > 1:
         seeds = row.measured.accuracies
         axes.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=6)
@@ -268,7 +225,7 @@ def learned(report: Report, row: Row, cell: CellRecord, name: str) -> Figure:
         heads = value if isinstance(value, list) else [value]
         panels.setdefault(title, {}).setdefault(line["index"], {})[line["step"]] = heads
     layers = sorted({layer for panel in panels.values() for layer in panel})
-    with _style():
+    with style():
         lines = (len(panels) + 1) // 2
         figure = Figure(figsize=(COLUMN, 0.8 + 1.15 * lines), layout="constrained")
         grid = figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False).ravel()

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ablate: {error.strerror}: {error.filename or 'no file named'}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ablate: stopped. The same command continues where the cells were.", file=sys.stderr)
+        continues = " The same command continues where the cells were." if words[:1] == ["run"] else ""
+        print(f"ablate: stopped.{continues}", file=sys.stderr)
         return 130
 
 

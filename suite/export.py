@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from suite.attention import SoftmaxWeights
 from suite.config import Cell, Study, from_plain
 from suite.data.store import DataSet
 from suite.errors import UserError, unknown
-from suite.models.lxmert import LxmertForQuestionAnswering
+from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 from suite.records import StudyFolder, write_json
 from suite.training import load_trained
 
@@ -80,29 +81,35 @@ def export(study: StudyFolder, cell_id: str, data: Path, out: Path) -> str:
 
 def _theirs(model: LxmertForQuestionAnswering, dataset: DataSet) -> transformers.LxmertForQuestionAnswering:
     """transformers' model of the layers that the evaluation of ``model`` runs, with their weights."""
-    config, kept = model.config, pruning.kept_layers(model)
-    theirs = transformers.LxmertForQuestionAnswering(
-        transformers.LxmertConfig(
-            vocab_size=config.vocabulary,
-            hidden_size=config.width,
-            num_attention_heads=config.heads,
-            intermediate_size=config.intermediate,
-            hidden_dropout_prob=config.hidden_dropout,
-            attention_probs_dropout_prob=config.attention_dropout,
-            max_position_embeddings=config.positions,
-            type_vocab_size=config.segments,
-            l_layers=len(kept["language"]),
-            r_layers=len(kept["vision"]),
-            x_layers=len(kept["cross"]),
-            visual_feat_dim=config.features,
-            num_qa_labels=config.answers,
-            pad_token_id=0,
-            id2label=dict(enumerate(dataset.answers)),
-            label2id={answer: index for index, answer in enumerate(dataset.answers)},
-        )
-    )
+    kept = pruning.kept_layers(model)
+    layers = len(kept["language"]), len(kept["vision"]), len(kept["cross"])
+    config = transformers_config(replace(model.config, layers=layers))
+    config.id2label = dict(enumerate(dataset.answers))
+    config.label2id = {answer: index for index, answer in enumerate(dataset.answers)}
+    theirs = transformers.LxmertForQuestionAnswering(config)
     theirs.load_state_dict(pruning.renumbered(model.state_dict(), kept), strict=True)
     return theirs.eval()
+
+
+def transformers_config(config: LxmertConfig) -> transformers.LxmertConfig:
+    """What transformers' LXMERT needs to be the model of ``config`` with softmax and the first word pooled."""
+    language, vision, cross = config.layers
+    return transformers.LxmertConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.width,
+        num_attention_heads=config.heads,
+        intermediate_size=config.intermediate,
+        hidden_dropout_prob=config.hidden_dropout,
+        attention_probs_dropout_prob=config.attention_dropout,
+        max_position_embeddings=config.positions,
+        type_vocab_size=config.segments,
+        l_layers=language,
+        r_layers=vision,
+        x_layers=cross,
+        visual_feat_dim=config.features,
+        num_qa_labels=config.answers,
+        pad_token_id=0,
+    )
 
 
 @torch.no_grad()

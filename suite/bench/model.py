@@ -24,6 +24,7 @@ from suite.bench.measure import Settings, interleave, multiply_adds, peak_memory
 from suite.bench.questions import LONGEST, QUESTIONS_PER_PICTURE, Questions, SizeName, draw, size
 from suite.bench.record import Record, Row, Seconds, Spread, digits
 from suite.errors import UserError
+from suite.export import transformers_config
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 from suite.training import answer_loss
 
@@ -154,22 +155,7 @@ def pair(
 ) -> tuple[LxmertForQuestionAnswering, transformers.LxmertForQuestionAnswering]:
     """Our model and transformers' with the same random weights; each loads the other's strictly."""
     torch.manual_seed(settings.seed)
-    language, vision, cross = config.layers
-    theirs = transformers.LxmertForQuestionAnswering(
-        transformers.LxmertConfig(
-            vocab_size=config.vocabulary,
-            hidden_size=config.width,
-            num_attention_heads=config.heads,
-            intermediate_size=config.intermediate,
-            l_layers=language,
-            r_layers=vision,
-            x_layers=cross,
-            visual_feat_dim=config.features,
-            num_qa_labels=config.answers,
-            hidden_dropout_prob=config.hidden_dropout,
-            attention_probs_dropout_prob=config.attention_dropout,
-        )
-    )
+    theirs = transformers.LxmertForQuestionAnswering(transformers_config(config))
     with torch.no_grad():
         for weight in theirs.parameters():
             if weight.ndim == 1:  # Fresh biases and norms are 0 and 1: an error in them would not show.

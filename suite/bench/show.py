@@ -1,58 +1,24 @@
-"""Tables and figures of the benches. Figures have the look of the project's others."""
+"""Tables and figures of the benches."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from suite.bench.record import Spread
+from suite.look import BLACK, COLOURS, COLUMN, DARK, PALE, style
 
-COLUMN = 3.35
-"""Width of a column of a two-column page, inches."""
-# Okabe and Ito's, told apart with the common kinds of colour blindness; their yellow is too pale for lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-BLACK, DARK, PALE = "#000000", "#555555", "#A0A0A0"
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7.0,
-    "axes.titlesize": 7.0,
-    "axes.labelsize": 7.0,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.5,
-    "text.parse_math": False,
-    "pdf.fonttype": 42,
-}
 LABEL = 5.8
 """Size of the text inside a panel, points."""
 LINE_OF_TEXT = 0.1
 """Height of a line of it, inches."""
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """matplotlib's own defaults with STYLE on top: a user's matplotlibrc must not change a figure."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
