@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 130 for Ctrl-C."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        words = sys.argv[1:] if argv is None else list(argv)
         arguments = _parser().parse_args(words)
         arguments.words = words
         for plugin in getattr(arguments, "plugin", ()):

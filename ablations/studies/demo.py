@@ -15,10 +15,19 @@ from dataclasses import replace
 from suite.config import Cell, ModelSize, Protocol, Study
 
 SIZE = ModelSize(width=64, heads=4, intermediate=128, hidden_dropout=0.0, attention_dropout=0.0)
-# 1,000 steps may end on a plateau at 93.5 %, where every shape is told and questions about colours are answered by
-# their prior; with 1,400 seed 0 leaves it (seed 1 does not).
-LEARN = Protocol(steps=1400, batch_size=64, optimizer="adamw", schedule="linear", learning_rate=1.2e-3, clip=1.0)
-ADAPT = replace(LEARN, steps=300, learning_rate=4e-4)
+# Shapes are told after some 600 steps. Questions whether a colour is there are answered by their prior until the
+# model suddenly learns to compare, and when is a matter of luck. A picture's questions together, and twice as many
+# as in fine-tuning, bring it forward: seeds 0, 1 and 3 end above 99 % on validation, seed 2 at 91 %.
+LEARN = Protocol(
+    steps=1200,
+    batch_size=128,
+    optimizer="adamw",
+    schedule="linear",
+    learning_rate=1.2e-3,
+    clip=1.0,
+    share_pictures=True,
+)
+ADAPT = replace(LEARN, steps=300, batch_size=64, learning_rate=4e-4, share_pictures=False)
 
 
 def study() -> Study:

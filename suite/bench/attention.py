@@ -32,7 +32,7 @@ VQA = 36
 """Boxes of a picture in LXMERT."""
 ROOM = 0.7
 """Share of the free memory that a step may be expected to take."""
-PATIENCE = 20.0
+PATIENCE = 5.0
 """Seconds that a step may be expected to take."""
 
 
