@@ -60,9 +60,9 @@ def test_variants_and_studies_import_the_seam_alone() -> None:
     assert {name for name in used if name != "suite" and not name.startswith(allowed)} == set()
 
 
-def test_reports_import_records_alone() -> None:
+def test_reports_import_records_and_the_look_of_figures_alone() -> None:
     used = {name for names in importers("reports", "suite").values() for name in names}
-    assert {name for name in used if not name.startswith(("suite.records", "suite.errors"))} == set()
+    assert {name for name in used if not name.startswith(("suite.records", "suite.look", "suite.errors"))} == set()
 
 
 def test_reports_import_no_variant_and_no_framework() -> None:
