@@ -64,10 +64,17 @@ def assert_same(results: list[tuple[Tensor, ...]]) -> None:
     torch.testing.assert_close(*share, rtol=1e-9, atol=1e-6)
 
 
-# Few keys: one pass with a bias. Many: block by block. 1.0 reaches everything, 0.0 only the ramp.
+# 1.0 reaches everything, 0.0 only the ramp.
 SHARES = [0.0, 0.03, 0.11, 0.4, 1.0]
 
 
+@pytest.fixture(params=[module.FEW, 0], ids=["at-once", "in-blocks"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass with a bias, where that is faster, and block by block whatever the keys."""
+    monkeypatch.setattr(module, "FEW", request.param)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("keys", [1, 9, 2 * BLOCK, 2 * BLOCK + 1, 5 * BLOCK, 7 * BLOCK - 3])
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
 def test_attend_equals_the_weights_written_out(keys: int, masked: bool) -> None:
@@ -79,6 +86,7 @@ def test_attend_equals_the_weights_written_out(keys: int, masked: bool) -> None:
     assert_same(both_ways(weights, inputs(len(SHARES), keys, keys), mask, Positions(words(keys), words(keys))))
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("queries", "keys"), [(1, 300), (300, 1), (40, 400), (400, 150), (500, 60)])
 def test_attend_from_other_tokens_equals_the_weights_written_out(queries: int, keys: int) -> None:
     """Across modalities: queries beyond the last key's reach have nothing to attend, and get zeros."""
@@ -101,6 +109,7 @@ def test_any_spans_give_the_same_either_way(shares: list[float], keys: int, ramp
     assert_same(both_ways(weights, inputs(len(shares), keys, keys, 1), None, Positions(words(keys), words(keys))))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_each_head_may_have_a_mask_of_its_own() -> None:
     keys = 3 * BLOCK
     mask = torch.rand(2, 3, keys, keys, generator=torch.Generator().manual_seed(2)) < 0.7
@@ -130,6 +139,7 @@ def test_keys_beyond_every_span_are_not_read(training: bool) -> None:
         assert query.grad[:, :, 3 * BLOCK :].isfinite().all()
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("keys", [20, 3 * BLOCK])
 def test_gradients_equal_finite_differences(keys: int) -> None:
     """No share lies where m has a corner, and none reaches everything."""
@@ -157,8 +167,9 @@ class Attends(torch.nn.Module):
         return self.weights.attend(query, key, value, None, self.positions)
 
 
-def test_dropout_in_blocks_is_the_same_forward_and_backward() -> None:
+def test_dropout_in_blocks_is_the_same_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     """The context is linear in the values for the weights that are left: their gradient gives it back."""
+    monkeypatch.setattr(module, "FEW", 0)
     keys = 4 * BLOCK
     weights = weights_of([0.01, 0.05], Span(limit=1000)).train()
     weights.dropout = 0.5
@@ -176,6 +187,7 @@ def test_dropout_in_blocks_is_the_same_forward_and_backward() -> None:
     assert not torch.equal(mixed, weights.attend(query, key, value, None, Positions(words(keys), words(keys))))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_dropout_keeps_the_expected_context() -> None:
     keys, draws, rate = 3 * BLOCK, 400, 0.2
     weights = weights_of([0.05], Span(limit=1000)).train()
@@ -244,6 +256,7 @@ def test_geometry_attends_as_its_weights_say() -> None:
     assert_same(both_ways(weights, inputs(3, 6, 6), torch.rand(2, 1, 1, 6) < 0.6, Positions(boxes, boxes)))
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("keys", [20, 3 * BLOCK])
 def test_under_autocast_the_span_is_not_rounded(keys: int) -> None:
     """Scores of 0 and one value per key: what comes out is m, made to sum to 1, rounded once to bfloat16."""

@@ -41,6 +41,8 @@ from suite.errors import UserError
 
 BLOCK = 32
 """Queries of a block."""
+FEW = 512
+"""Keys up to which the scores of all of them are made at once where blocks would leave out less than a quarter."""
 
 Measure = Literal["rank", "geometry"]
 
@@ -108,14 +110,18 @@ class SpanSoftmaxWeights(SpanWeights):
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, positions: Positions
     ) -> Tensor:
         flat = self.boxes == "rank" or positions.queries.boxes is None or positions.keys.boxes is None
+        keys, spans = key.shape[2], self.span().tolist()
         # m is 1 within z: such a head is softmax for every query.
-        whole = (self.span() > (positions.farthest() if flat else key.shape[2] - 1)).tolist()
+        whole = [span > (positions.farthest() if flat else keys - 1) for span in spans]
         if all(whole):
             return self._softmax(query, key, value, mask)
-        if key.shape[2] <= 2 * BLOCK or not flat:
+        # Up to z + R, where m is 0: z + R - 1 for whole numbers.
+        reaches = [math.ceil(span + self.ramp) - 1 for span in spans]
+        widest = max(reach for reach, is_whole in zip(reaches, whole, strict=True) if not is_whole)
+        if not flat or (keys <= FEW and 2 * widest + BLOCK > keys * 3 / 4):
             bias, reached = self._bias(self.soft_mask(self.distance(positions)))
             return self._biased(query, key, value, bias, reached, mask)
-        return self._in_blocks(query, key, value, mask, whole)
+        return self._in_blocks(query, key, value, mask, whole, reaches)
 
     def _softmax(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         return softmax_attention(query, key, value, mask, self.dropout if self.training else 0.0)
@@ -144,11 +150,10 @@ class SpanSoftmaxWeights(SpanWeights):
         value: Tensor,
         mask: Tensor | None,
         whole: Sequence[bool],
+        reaches: Sequence[int],
     ) -> Tensor:
         """Heads of about the same reach together, each group with no more keys than it reaches."""
         groups: dict[int, list[int]] = {}
-        # Up to z + R, where m is 0: z + R - 1 for whole numbers.
-        reaches = [math.ceil(span + self.ramp) - 1 for span in self.span().tolist()]
         for head, (reach, is_whole) in enumerate(zip(reaches, whole, strict=True)):
             groups.setdefault(-1 if is_whole else reach // BLOCK, []).append(head)
         parts = []
