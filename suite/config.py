@@ -38,7 +38,8 @@ class Protocol:
 
     steps: int
     batch_size: int = 128
-    optimizer: Literal["lookahead_lamb", "adamw"] = "lookahead_lamb"
+    optimizer: Literal["lookahead_lamb", "lookahead_lamb_published", "adamw"] = "lookahead_lamb"
+    """``published``: LAMB as in the paper's code, without bias correction, a tensor's length held at 10."""
     schedule: Literal["cyclic", "linear"] = "cyclic"
     learning_rate: float = 1e-4
     """The peak: the top of a cycle, or the end of the warm-up."""
@@ -49,6 +50,12 @@ class Protocol:
     warmup: float = 0.1
     """Share of the steps over which the linear schedule rises."""
     weight_decay: float = 0.01
+    min_trust: float = 0.0
+    """Floor of LAMB's trust ratio; the paper's code has 0.25."""
+    lookahead_period: int = 5
+    """k of Zhang et al. 2019. The paper gives neither number; its code has 5 and 0.8."""
+    lookahead_share: float = 0.5
+    """alpha of Zhang et al. 2019: how far the slow weights go to the fast ones."""
     clip: float = 5.0
     """Largest norm of the gradient over all parameters."""
     evaluations: int = 12
@@ -58,8 +65,12 @@ class Protocol:
     """Training batches keep a picture's questions together and take it through the vision stack once."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "cycles", "evaluations"):
+        for name in ("steps", "batch_size", "cycles", "evaluations", "lookahead_period"):
             _at_least(name, getattr(self, name), 1)
+        if not 0 <= self.min_trust < 1:
+            raise UserError(f"min_trust is a ratio from 0 (no floor) to below 1; received {self.min_trust!r}.")
+        if not 0 < self.lookahead_share <= 1:
+            raise UserError(f"lookahead_share is above 0 and at most 1; received {self.lookahead_share!r}.")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0; received {getattr(self, name)!r}.")

@@ -18,8 +18,8 @@ from torch import Tensor
 from suite import flops
 from suite.attention import Depth, Positions, Tokens, Variant, Weights
 from suite.errors import UserError, unknown
-from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
-from suite.training import answer_loss, is_variants_own, penalty, varied
+from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering, is_variants_own
+from suite.training import answer_loss, penalty, varied
 
 Check = Callable[[Variant], None]
 

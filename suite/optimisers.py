@@ -5,6 +5,7 @@ The learning rate is a function of the step alone, set on the optimiser before e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,10 @@ class Lamb(torch.optim.Optimizer):
 
     Each tensor's update r = m' / (sqrt(v') + epsilon) + decay * w is scaled to the length of w. Where either
     length is 0 the ratio is 1. A tensor without a gradient is left alone.
+
+    Without ``correct_bias`` m and v stand for m' and v'. ``longest`` is where the length of w stops counting, and
+    ``min_trust`` the least ratio. The paper's code (prajjwal1/adaptive_transformer at 8f062a7) has no correction,
+    10 and 0.25.
     """
 
     def __init__(
@@ -28,8 +33,12 @@ class Lamb(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-6,
         weight_decay: float = 0.01,
+        correct_bias: bool = True,
+        longest: float = math.inf,
+        min_trust: float = 0.0,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay})
+        self.correct_bias, self.longest, self.min_trust = correct_bias, longest, min_trust
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -57,18 +66,21 @@ class Lamb(torch.optim.Optimizer):
         torch._foreach_mul_(squares, second)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
 
-        deviations = torch._foreach_div(squares, [1 - second**step for step in steps])
+        deviations = torch._foreach_div(squares, self._corrections(second, steps))
         torch._foreach_sqrt_(deviations)
         torch._foreach_add_(deviations, group["epsilon"])
-        updates = torch._foreach_div(means, [1 - first**step for step in steps])
+        updates = torch._foreach_div(means, self._corrections(first, steps))
         torch._foreach_div_(updates, deviations)
         torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
 
-        lengths = torch.stack(torch._foreach_norm(weights))
+        lengths = torch.stack(torch._foreach_norm(weights)).clamp(max=self.longest)
         sizes = torch.stack(torch._foreach_norm(updates))
-        ratios = torch.where((lengths > 0) & (sizes > 0), lengths / sizes, 1.0) * -group["lr"]
-        torch._foreach_mul_(updates, list(ratios.unbind()))
+        ratios = torch.where((lengths > 0) & (sizes > 0), lengths / sizes, 1.0).clamp(min=self.min_trust)
+        torch._foreach_mul_(updates, list((ratios * -group["lr"]).unbind()))
         torch._foreach_add_(weights, updates)
+
+    def _corrections(self, beta: float, steps: list[int]) -> list[float]:
+        return [1 - beta**step if self.correct_bias else 1.0 for step in steps]
 
 
 class Lookahead(torch.optim.Optimizer):
@@ -117,7 +129,14 @@ def build_optimiser(model: nn.Module, protocol: Protocol) -> torch.optim.Optimiz
     ]
     if protocol.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True)
-    return Lookahead(Lamb(groups))
+    published = protocol.optimizer == "lookahead_lamb_published"
+    lamb = Lamb(
+        groups,
+        correct_bias=not published,
+        longest=10.0 if published else math.inf,
+        min_trust=protocol.min_trust,
+    )
+    return Lookahead(lamb, protocol.lookahead_period, protocol.lookahead_share)
 
 
 def learning_rate(protocol: Protocol, step: int) -> float:

@@ -28,7 +28,7 @@ from suite.attention import Variant, Weights
 from suite.config import Cell, from_plain, to_plain
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError
-from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
+from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering, is_variants_own
 from suite.optimisers import build_optimiser, learning_rate
 from suite.plan import Job, Workplace
 from suite.records import CellFolder, StudyFolder
@@ -270,11 +270,6 @@ def load_start(model: LxmertForQuestionAnswering, variant: Variant, start: CellF
         "new": new,
         "left_over": sorted(set(weights) - set(shaped)),
     }
-
-
-def is_variants_own(name: str) -> bool:
-    """Whether a tensor is a method's own: of its Weights, its Depth, or what ``configure`` added to the head."""
-    return ".weights." in name or name.startswith(("lxmert.encoder.depth.", "answer_head.regions."))
 
 
 def _is_deeper(name: str, depth: dict[str, int]) -> bool:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from suite.config import Protocol
+from suite.config import Cell, Protocol, cell_id, override
+from suite.errors import UserError
 from suite.optimisers import Lamb, Lookahead, build_optimiser, learning_rate
 
 STEPS = 50
@@ -47,7 +48,7 @@ class PlainLamb:
 
     def __init__(self) -> None:
         self.weights = start()
-        self.moments = dict.fromkeys(SHAPES, (0, 0.0, 0.0))
+        self.moments: dict[str, tuple[int, Any, Any]] = dict.fromkeys(SHAPES, (0, 0.0, 0.0))
 
     def step(self, step: int) -> None:
         for name, g in gradients(step).items():
@@ -63,8 +64,30 @@ class PlainLamb:
             self.weights[name] = w - rate(step) * ratio * r
 
 
+class PublishedLamb(PlainLamb):
+    """As in the paper's code: m and v as they are, a length of w up to a limit, a ratio of at least 0.25."""
+
+    longest, used = 2.0, set[str]()
+
+    def step(self, step: int) -> None:
+        for name, g in gradients(step).items():
+            if g is None:
+                continue
+            _, m, v = self.moments[name]
+            m, v = BETAS[0] * m + (1 - BETAS[0]) * g, BETAS[1] * v + (1 - BETAS[1]) * g * g
+            self.moments[name] = (0, m, v)
+            w = self.weights[name]
+            r = m / (np.sqrt(v) + EPSILON) + DECAY * w
+            length, size = min(float(np.linalg.norm(w)), self.longest), float(np.linalg.norm(r))
+            ratio = max(length / size, 0.25) if length > 0 and size > 0 else 1.0
+            self.used.add("longest" if length == self.longest else "floor" if ratio == 0.25 else "ratio")
+            self.weights[name] = w - rate(step) * ratio * r
+
+
 class PlainLookahead(PlainLamb):
-    """Zhang et al. 2019, algorithm 1, with k = 5 and alpha = 0.5."""
+    """Zhang et al. 2019, algorithm 1."""
+
+    period, share = 5, 0.5
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,10 +95,14 @@ class PlainLookahead(PlainLamb):
 
     def step(self, step: int) -> None:
         super().step(step)
-        if (step + 1) % 5 == 0:
+        if (step + 1) % self.period == 0:
             for name, fast in self.weights.items():
-                self.slow[name] = self.slow[name] + 0.5 * (fast - self.slow[name])
+                self.slow[name] = self.slow[name] + self.share * (fast - self.slow[name])
             self.weights = dict(self.slow)
+
+
+class OtherLookahead(PlainLookahead):
+    period, share = 3, 0.8
 
 
 def parameters() -> dict[str, nn.Parameter]:
@@ -86,8 +113,27 @@ def lamb(weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     return Lamb(weights.values(), betas=BETAS, epsilon=EPSILON, weight_decay=DECAY)
 
 
-def lookahead(weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+def lookahead(weights: dict[str, nn.Parameter]) -> Lookahead:
     return Lookahead(lamb(weights), period=5, share=0.5)
+
+
+def other_lookahead(weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    return Lookahead(lamb(weights), period=3, share=0.8)
+
+
+def published(weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    return Lamb(
+        weights.values(), betas=BETAS, epsilon=EPSILON, weight_decay=DECAY,
+        correct_bias=False, longest=2.0, min_trust=0.25,
+    )  # fmt: skip
+
+
+BUILT = {
+    "lamb": (lamb, PlainLamb),
+    "lookahead": (lookahead, PlainLookahead),
+    "other lookahead": (other_lookahead, OtherLookahead),
+    "published": (published, PublishedLamb),
+}
 
 
 def run(weights: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer, first: int, last: int) -> None:
@@ -99,9 +145,7 @@ def run(weights: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer, firs
         optimiser.step()
 
 
-@pytest.mark.parametrize(
-    ("build", "plain"), [(lamb, PlainLamb), (lookahead, PlainLookahead)], ids=["lamb", "lookahead"]
-)
+@pytest.mark.parametrize(("build", "plain"), BUILT.values(), ids=BUILT)
 def test_fifty_steps_equal_the_equations(build: Any, plain: type[PlainLamb]) -> None:
     weights, expected = parameters(), plain()
     optimiser = build(weights)
@@ -113,6 +157,8 @@ def test_fifty_steps_equal_the_equations(build: Any, plain: type[PlainLamb]) -> 
             np.testing.assert_allclose(
                 weight.detach().numpy(), expected.weights[name], rtol=0, atol=1e-10, err_msg=f"{name} {step}"
             )
+    if isinstance(expected, PublishedLamb):
+        assert expected.used == {"longest", "floor", "ratio"}, "each of its rules was tried"
 
 
 def test_the_first_step_of_lamb_has_the_length_of_the_rate_times_the_weights() -> None:
@@ -126,7 +172,7 @@ def test_the_first_step_of_lamb_has_the_length_of_the_rate_times_the_weights() -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("build", [lamb, lookahead])
+@pytest.mark.parametrize("build", [lamb, lookahead, other_lookahead, published])
 @pytest.mark.parametrize("stop", [1, 5, 23])
 def test_a_saved_state_continues_to_the_same_bits(build: Any, stop: int, dtype: torch.dtype) -> None:
     def fresh() -> dict[str, nn.Parameter]:
@@ -160,14 +206,62 @@ def test_loading_a_state_does_not_share_its_tensors() -> None:
     assert all(one.data_ptr() != two.data_ptr() for one, two in zip(optimiser.slow, other.slow, strict=True))
 
 
-@pytest.mark.parametrize("name", ["adamw", "lookahead_lamb"])
-def test_vectors_get_no_weight_decay(name: str) -> None:
+@pytest.mark.parametrize("name", ["adamw", "lookahead_lamb", "lookahead_lamb_published"])
+def test_vectors_get_no_weight_decay(name: Any) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
     optimiser = build_optimiser(model, Protocol(steps=1, optimizer=name, weight_decay=0.1))
     decay = {id(w): group["weight_decay"] for group in optimiser.param_groups for w in group["params"]}
     assert {key: decay[id(w)] for key, w in model.named_parameters()} == {
         "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
     }  # fmt: skip
+
+
+def test_the_protocol_sets_the_optimiser() -> None:
+    def built(**settings: Any) -> Lookahead:
+        optimiser = build_optimiser(nn.Linear(2, 3), Protocol(steps=1, **settings))
+        assert isinstance(optimiser, Lookahead)
+        return optimiser
+
+    plain, floor, code = (
+        built(),
+        built(min_trust=0.25, lookahead_period=3, lookahead_share=0.8),
+        built(optimizer="lookahead_lamb_published", min_trust=0.25),
+    )
+    assert [(built.period, built.share) for built in (plain, floor, code)] == [(5, 0.5), (3, 0.8), (5, 0.5)]
+    lambs = [optimiser.inner for optimiser in (plain, floor, code) if isinstance(optimiser.inner, Lamb)]
+    assert [(lamb.correct_bias, lamb.longest, lamb.min_trust) for lamb in lambs] == [
+        (True, math.inf, 0.0),
+        (True, math.inf, 0.25),
+        (False, 10.0, 0.25),
+    ]
+
+
+def test_the_new_settings_keep_the_ids_of_cells_that_leave_them_alone() -> None:
+    """And give another one to a cell that does not."""
+    cell = Cell(variant="span", dataset="easy_vqa", protocol=Protocol(steps=100))
+    assert cell_id(cell, "source", "data", None) == "span-s0-4b90a6d152"
+    for changed in (
+        {"min_trust": 0.25},
+        {"lookahead_period": 6},
+        {"lookahead_share": 0.8},
+        {"optimizer": "lookahead_lamb_published"},
+    ):
+        other = override(cell, {name: str(value) for name, value in changed.items()})
+        assert cell_id(other, "source", "data", None) != cell_id(cell, "source", "data", None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_trust": -0.1}, {"min_trust": 1.0}, {"min_trust": math.nan},
+        {"lookahead_period": 0}, {"lookahead_share": 0.0}, {"lookahead_share": 1.1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(UserError, match=name):
+        Protocol(steps=1, **settings)
 
 
 def test_frozen_parameters_are_left_to_no_group() -> None:
@@ -192,7 +286,7 @@ def test_the_linear_rate_rises_over_the_warm_up_and_falls_to_zero() -> None:
 
 @given(st.integers(1, 5000), st.integers(1, 9), st.floats(0, 1), st.sampled_from(["cyclic", "linear"]), st.data())
 def test_no_rate_leaves_its_range(
-    steps: int, cycles: int, warmup: float, schedule: str, data: st.DataObject
+    steps: int, cycles: int, warmup: float, schedule: Any, data: st.DataObject
 ) -> None:
     protocol = Protocol(
         steps=steps, cycles=cycles, warmup=warmup, schedule=schedule,

@@ -21,9 +21,9 @@ from suite.bench.measure import Settings, interleave, peak_memory, say, timed
 from suite.bench.questions import SizeName, draw, size
 from suite.bench.record import Record, Row, Seconds, Spread, digits
 from suite.config import Cell, Protocol
-from suite.models.lxmert import LxmertForQuestionAnswering
+from suite.models.lxmert import LxmertForQuestionAnswering, is_variants_own
 from suite.optimisers import build_optimiser
-from suite.training import answer_loss, is_variants_own, penalty, varied
+from suite.training import answer_loss, penalty, varied
 
 
 @dataclass(frozen=True)

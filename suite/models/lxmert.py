@@ -504,3 +504,8 @@ class LxmertForQuestionAnswering(nn.Module):
             if isinstance(module, nn.Embedding):
                 with torch.no_grad():
                     module.weight[module.padding_idx].zero_()
+
+
+def is_variants_own(name: str) -> bool:
+    """Whether a tensor is a method's own: of its Weights, its Depth, or what ``configure`` added to the head."""
+    return ".weights." in name or name.startswith(("lxmert.encoder.depth.", "answer_head.regions."))

@@ -14,8 +14,8 @@ from suite.attention import Variant
 from suite.bench.questions import Size, draw, size
 from suite.bench.variants import _share, _step
 from suite.config import Protocol
-from suite.models.lxmert import LxmertForQuestionAnswering
-from suite.training import is_variants_own, varied
+from suite.models.lxmert import LxmertForQuestionAnswering, is_variants_own
+from suite.training import varied
 
 SMALL = Size(replace(size("demo", 0.0).config, layers=(1, 1, 2), width=16, heads=2, intermediate=32), regions=6)
 
