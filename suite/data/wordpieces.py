@@ -1,4 +1,4 @@
-"""A word-piece tokenizer whose vocabulary depends on nothing but the questions it is made from.
+"""Word-piece tokenizers: BERT's, and one whose vocabulary depends on nothing but the questions it is made from.
 
 The trainer of `tokenizers` breaks ties by the order of a hash table, so that its vocabulary differs from
 process to process even for sorted input (tokenizers 0.23). Here the vocabulary is counted instead: whole
@@ -8,9 +8,12 @@ other word can be spelt.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from suite.errors import UserError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 
@@ -37,10 +40,39 @@ def make_tokenizer(questions: Iterable[str], max_vocabulary: int = 30_000) -> To
         )
     # dict.fromkeys: a word of one character is also a character, and keeps its first place
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys((*SPECIAL, *words[:room], *pieces)))}
+    return _tokenizer(vocabulary)
 
+
+def bert_tokenizer(vocab_file: Path) -> Tokenizer:
+    """The lower-casing tokenizer of BERT's vocab.txt, one word piece a line, which adds [CLS] and [SEP].
+
+    Raises UserError where the file cannot be read, lacks a special token, has a piece twice, or does not begin
+    with [PAD], whose id pads.
+    """
+    try:
+        # Not splitlines: the vocabulary has characters that it takes for ends of lines.
+        pieces = Path(vocab_file).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{vocab_file} cannot be read ({error}). Expected vocab.txt of bert-base-uncased."
+        ) from None
+    if not pieces[-1]:
+        pieces.pop()
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    missing = [token for token in SPECIAL if token not in vocabulary]
+    if missing or len(vocabulary) != len(pieces) or pieces[0] != "[PAD]":
+        raise UserError(
+            f"{vocab_file}: expected a word piece a line, each once, [PAD] first, {', '.join(SPECIAL)} among them; "
+            f"got {len(pieces)} lines, {len(vocabulary)} different, without {', '.join(missing) or 'none'}. "
+            "Give vocab.txt of bert-base-uncased."
+        )
+    return _tokenizer(vocabulary)
+
+
+def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     ends = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = processors.BertProcessing(*ends)
     tokenizer.add_special_tokens(list(SPECIAL))
