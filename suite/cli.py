@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,8 +183,48 @@ def _variants(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     from suite.plan import open_data
 
+    if arguments.action == "verify":
+        return _verify(arguments.data / arguments.name)
     dataset = open_data(arguments.data, arguments.name, _preparing)
     print(json.dumps(dataset.information, indent=1))
+    return 0
+
+
+def _verify(folder: Path) -> int:
+    from suite.data.verify import verify_dataset
+
+    damage = verify_dataset(folder)
+    for sentence in damage:
+        print(sentence)
+    print(f"{folder}: {'damaged' if damage else 'every file and every image is as it was written'}.")
+    return 1 if damage else 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from suite.data.official import score_file
+
+    scores, frame = score_file(arguments.results, arguments.annotations, arguments.questions, arguments.revision)
+    if arguments.json:
+        # The evaluator's own names for its accuracies.
+        written = {
+            "revision": scores.revision,
+            "questions": len(scores.questions),
+            "overall": scores.overall,
+            "perAnswerType": scores.answer_types,
+            "perQuestionType": scores.question_types,
+        }
+        print(json.dumps(written, indent=1))
+        return 0
+    rows = [{"": "all", "questions": len(frame), "accuracy": f"{scores.overall:.2f}"}]
+    for column, accuracies in (("answer_type", scores.answer_types), ("question_type", scores.question_types)):
+        counts = Counter(frame[column])
+        rows += [
+            {"": f"{column.replace('_', ' ')}: {name or 'not given'}", "questions": counts[name]}
+            | {"accuracy": f"{accuracies[name]:.2f}"}
+            for name in sorted(accuracies)
+        ]
+    print(f"Official VQA accuracy in per cent, evaluator of {scores.revision}.")
+    _print_table(rows, False)
     return 0
 
 
@@ -227,6 +268,12 @@ def _bench_variants(arguments: argparse.Namespace) -> int:
 
     cells = plan.load_study(arguments.study, {}, arguments.variants).cells
     return _bench(arguments, Variants(cells, arguments.size, arguments.batch, arguments.dropout))
+
+
+def _bench_data(arguments: argparse.Namespace) -> int:
+    from suite.bench.data import Data
+
+    return _bench(arguments, Data(arguments.images, arguments.batch, arguments.processes))
 
 
 def _bench(arguments: argparse.Namespace, bench: Bench) -> int:
@@ -274,7 +321,7 @@ def _print_table(rows: list[dict], as_json: bool) -> None:
 
 def _preparing(done: int, total: int) -> None:
     """Progress of a data set's preparation, ten times over all of it."""
-    if done == total or done % (total // 10) == 0:
+    if done == total or done % max(total // 10, 1) == 0:
         _say(f"preparing the data set: {done} of {total} pictures")
 
 
@@ -358,11 +405,19 @@ def _parser() -> argparse.ArgumentParser:
     variants.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE")
     variants.set_defaults(command=_variants)
 
-    data = commands.add_parser("data", help="prepare a data set and say what it holds")
-    data.add_argument("action", choices=("prepare", "info"))
+    data = commands.add_parser("data", help="prepare a data set, say what it holds, verify it")
+    data.add_argument("action", choices=("prepare", "info", "verify"))
     data.add_argument("name", nargs="?", default="easy_vqa")
     data.add_argument("--data", type=Path, default=Path("data"))
     data.set_defaults(command=_data)
+
+    score = commands.add_parser("score", help="the official VQA accuracy of a result file, anybody's")
+    score.add_argument("results", type=Path, metavar="RESULTS.json", help="a list of {question_id, answer}")
+    score.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="the official answers")
+    score.add_argument("--questions", type=Path, metavar="FILE", help="check that the annotations are of these")
+    score.add_argument("--revision", choices=("2021", "before-2021"), default="2021", help="the evaluator (2021)")
+    score.add_argument("--json", action="store_true")
+    score.set_defaults(command=_score)
 
     flops = commands.add_parser("flops", help="multiply-adds per row at the paper's size")
     flops.add_argument("study", nargs="?", default="demo", metavar="STUDY", help="whose rows; default: demo")
@@ -424,6 +479,12 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     variants.add_argument("--variants", type=_names, metavar="NAME,NAME", help="registered ones beside the rows")
     variants.add_argument("--batch", type=_slots, default=32, metavar="N", help="questions (32)")
     variants.set_defaults(command=_bench_variants)
+
+    data = benches.add_parser("data", parents=[shared], help="region features kept in four ways, and converted")
+    data.add_argument("--images", type=_slots, default=1000, metavar="N", help="generated (1000), 1.1 MB each")
+    data.add_argument("--batch", type=_slots, default=64, metavar="N", help="images read at a time (64)")
+    data.add_argument("--processes", type=_slots, default=4, metavar="N", help="whose memory is measured (4)")
+    data.set_defaults(command=_bench_data)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ Every source (easy-VQA, VQA 2.0) is brought into this one form once; everything 
       questions.parquet  question_id, image (row in the image arrays), split, text, labels, scores, humans,
                          question_type, answer_type
       words.npy          (Q, L) int32 word ids, [CLS] ... [SEP], padded with 0
-      images.parquet     image_id, width, height, picture (see `DataSet.picture`)
+      images.parquet     image_id, width, height, picture (see `DataSet.picture`), checksum of the image's arrays
       regions.npy        (I, R, F) float16 or float32
       boxes.npy          (I, R, 4) float32, x0 y0 x1 y1 as shares of width and height
       tokenizer.json     in the form of the `tokenizers` library
       answers.json       list of strings; a label is a position in it
-      dataset.json       written last: what this is, how large each file must be
+      dataset.json       written last: what this is, how large each file must be, checksums of the others
 
 Shapes: Q questions, I images, R regions of a picture, F features of a region, L words of a question,
 A answers, B questions of a batch.
@@ -25,6 +25,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ FILES = (
     "tokenizer.json",
     "answers.json",
 )
+ARRAYS = ("regions.npy", "boxes.npy")  # their checksums are in images.parquet, image by image
 QUESTION_TYPES = {
     "image": pyarrow.int32(),
     "split": pyarrow.string(),
@@ -58,7 +60,12 @@ QUESTION_TYPES = {
     "question_type": pyarrow.string(),
     "answer_type": pyarrow.string(),
 }
-IMAGE_TYPES = {"width": pyarrow.int32(), "height": pyarrow.int32(), "picture": pyarrow.string()}
+IMAGE_TYPES = {
+    "width": pyarrow.int32(),
+    "height": pyarrow.int32(),
+    "picture": pyarrow.string(),
+    "checksum": pyarrow.uint32(),
+}
 
 
 class DataError(UserError):
@@ -141,7 +148,7 @@ class DataSet:
             rows=rows,
             words=words,
             word_mask=words != 0,
-            regions=self.regions[image].astype(np.float32, copy=False),
+            regions=_read_float32(self.regions, image),
             boxes=self.boxes[image],
             picture=picture,
             targets=targets,
@@ -210,7 +217,7 @@ def write_dataset(
     questions: pandas.DataFrame,
     words: np.ndarray,
     images: pandas.DataFrame,
-    pictures: Iterable[tuple[np.ndarray, np.ndarray]],
+    pictures: Iterable[tuple[np.ndarray, np.ndarray]] | Path,
     tokenizer: str,
     vocabulary: int,
     answers: Sequence[str],
@@ -219,7 +226,9 @@ def write_dataset(
 
     `questions` and `images` have the columns of the files; `words` is (Q, L). `pictures` yields pieces of
     the image arrays in the order of `images`: regions (n, R, F) and boxes (n, R, 4), so that a set larger
-    than the memory can be written; the first piece sets the type. `tokenizer` is the text of tokenizer.json.
+    than the memory can be written; the first piece sets the type. Or `pictures` is the folder of a finished
+    conversion (suite/data/convert.py) on the same file system, and `images` has its `checksum` too: the arrays
+    are moved, not copied, and the folder is gone. `tokenizer` is the text of tokenizer.json.
 
     All is built in a sibling folder, then renamed. Of two processes that write the same set at once, the
     second finds the first one's folder and leaves it. Raises DataError for content that does not fit
@@ -235,13 +244,21 @@ def write_dataset(
     draft.mkdir()
     try:
         _write_table(questions, "question_id", QUESTION_TYPES, draft / "questions.parquet")
-        _write_table(images, "image_id", IMAGE_TYPES, draft / "images.parquet")
         np.save(draft / "words.npy", np.ascontiguousarray(words, dtype=np.int32))
-        boxes, features = _write_pictures(draft, pictures, len(images))
+        if isinstance(pictures, Path):
+            boxes, features = _check_arrays(pictures, len(images))
+        else:
+            boxes, features, checksum = _write_pictures(draft, pictures, len(images))
+            images = images.assign(checksum=checksum)
+        _write_table(images, "image_id", IMAGE_TYPES, draft / "images.parquet")
         (draft / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
         (draft / "answers.json").write_text(
             json.dumps(list(answers), ensure_ascii=False, indent=0), encoding="utf-8"
         )
+        if isinstance(pictures, Path):
+            # Late: what fails before leaves the conversion whole.
+            for file in ARRAYS:
+                os.rename(pictures / file, draft / file)
         counted = questions.groupby("split", sort=False)["image"]
         information = {
             "form": FORM,
@@ -263,6 +280,8 @@ def write_dataset(
             "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
             "bytes": {file: (draft / file).stat().st_size for file in FILES},
         }
+        checksums = {file: file_checksum(draft / file) for file in FILES if file not in ARRAYS}
+        information["checksums"] = checksums | {"dataset.json": description_checksum(information)}
         (draft / "dataset.json").write_text(json.dumps(information, ensure_ascii=False, indent=2), encoding="utf-8")
         try:
             os.rename(draft, folder)
@@ -270,6 +289,8 @@ def write_dataset(
             # Another process was faster: fine if it wrote the same set, an error to tell if not.
             if not already_prepared(folder, digest):
                 raise
+        if isinstance(pictures, Path):
+            shutil.rmtree(pictures)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -288,6 +309,7 @@ def open_dataset(folder: Path) -> DataSet:
     try:
         information = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         form, sizes = information["form"], {file: information["bytes"][file] for file in FILES}
+        checksums = dict(information.get("checksums", {}))
     except FileNotFoundError:
         raise DataError(
             f"{folder} is incomplete: dataset.json, which is written last, is missing. {advice}"
@@ -305,6 +327,19 @@ def open_dataset(folder: Path) -> DataSet:
                 f"{folder} is incomplete: {file} should have {expected} bytes, has {received}. {advice}"
             )
 
+    for file in ("questions.parquet", "images.parquet", "answers.json"):
+        # Checked before it is parsed: a damaged Parquet file can end the process. Older sets have no checksums.
+        if file in checksums and file_checksum(folder / file) != checksums[file]:
+            raise DataError(f"{folder} is damaged: {file} is not as it was written. {advice}")
+    try:
+        return _opened(folder, information)
+    except PermissionError:
+        raise
+    except Exception as error:  # Whatever a damaged file makes its reader raise.
+        raise DataError(f"{folder} is damaged ({error}). {advice}") from error
+
+
+def _opened(folder: Path, information: dict[str, Any]) -> DataSet:
     questions = pyarrow.parquet.read_table(
         folder / "questions.parquet",
         columns=["image", "split", "labels", "scores"],
@@ -312,7 +347,12 @@ def open_dataset(folder: Path) -> DataSet:
     ).combine_chunks()
     split = questions["split"].combine_chunks()
     counts = questions["labels"].combine_chunks().value_lengths().to_numpy()
-    words = _mapped(folder / "words.npy")
+    words, image = _mapped(folder / "words.npy"), questions["image"].to_numpy().astype(np.int64)
+    regions, boxes = _mapped(folder / "regions.npy"), _mapped(folder / "boxes.npy")
+    shape = (pyarrow.parquet.read_metadata(folder / "images.parquet").num_rows, information["boxes"])
+    _check_form(regions, (np.float16, np.float32), (*shape, information["features"]), "regions.npy")
+    _check_form(boxes, (np.float32,), (*shape, 4), "boxes.npy")
+    _check_form(words, (np.int32,), (len(image), information["max_words"]), "words.npy")
     return DataSet(
         folder=folder,
         name=information["name"],
@@ -322,14 +362,14 @@ def open_dataset(folder: Path) -> DataSet:
         information=information,
         words=words,
         lengths=np.count_nonzero(words, axis=1),
-        image=questions["image"].to_numpy().astype(np.int64),
+        image=image,
         split_names=tuple(split.dictionary.to_pylist()),
         split=split.indices.to_numpy().astype(np.int64),
         label_starts=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
         labels=questions["labels"].combine_chunks().flatten().to_numpy(),
         scores=questions["scores"].combine_chunks().flatten().to_numpy(),
-        regions=_mapped(folder / "regions.npy"),
-        boxes=_mapped(folder / "boxes.npy"),
+        regions=regions,
+        boxes=boxes,
     )
 
 
@@ -368,6 +408,26 @@ def dataset_digest(name: str, source: str, preparation: int) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
+def image_checksum(regions: np.ndarray, boxes: np.ndarray) -> int:
+    """CRC-32 of one image's regions (R, F) and boxes (R, 4) as they lie on disk."""
+    return zlib.crc32(boxes.data, zlib.crc32(regions.data))
+
+
+def file_checksum(path: Path) -> int:
+    """CRC-32 of a file's bytes."""
+    total = 0
+    with path.open("rb") as stream:
+        while piece := stream.read(2**20):
+            total = zlib.crc32(piece, total)
+    return total
+
+
+def description_checksum(information: dict[str, Any]) -> int:
+    """CRC-32 of dataset.json without its checksums, however it is laid out."""
+    plain = {name: value for name, value in information.items() if name != "checksums"}
+    return zlib.crc32(json.dumps(plain, sort_keys=True).encode())
+
+
 def package_folder(package: str) -> Path | None:
     """The folder of an installed Python package, found without importing it; None where there is none."""
     specification = importlib.util.find_spec(package)
@@ -383,6 +443,39 @@ def _listed(names: Iterable[str]) -> str:
 def _mapped(path: Path) -> np.ndarray:
     # A plain view of the map: indexing the subclass np.memmap costs several microseconds more each time.
     return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _check_form(array: np.ndarray, types: tuple[type, ...], shape: tuple[int, ...], file: str) -> None:
+    if array.dtype not in types or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(f"{file} should be {shape}, is {array.shape} {array.dtype}")
+
+
+def _check_arrays(folder: Path, images: int) -> tuple[int, int]:
+    """R and F of the arrays of a finished conversion. Raises DataError where they are not of so many images."""
+    if not all((folder / file).is_file() for file in ("conversion.json", *ARRAYS)):
+        raise DataError(
+            f"{folder}: expected a finished conversion, which has conversion.json and {_listed(ARRAYS)}."
+        )
+    try:
+        regions, boxes = (_mapped(folder / file) for file in ARRAYS)
+    except ValueError as error:
+        raise DataError(f"{folder} is damaged ({error}). Delete the folder and convert again.") from error
+    if len(regions) != images or len(boxes) != images:
+        raise DataError(f"expected regions of {images} pictures, as many as rows of images, got {len(regions)}.")
+    return regions.shape[1], regions.shape[2]
+
+
+def _read_float32(array: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The rows `images` of (I, R, F) as (P, R, F) float32. Looking halves up takes a fifth of casting them."""
+    if array.dtype != np.float16:
+        return array[images].astype(np.float32, copy=False)
+    read = np.empty((len(images), *array.shape[1:]), dtype=np.float32)
+    for place, image in enumerate(images):
+        _HALVES.take(array[image].view(np.uint16), out=read[place], mode="clip")
+    return read
+
+
+_HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)  # every half by its bits
 
 
 def _mean(array: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -406,9 +499,12 @@ def _write_table(frame: pandas.DataFrame, key: str, types: dict[str, pyarrow.Dat
     pyarrow.parquet.write_table(table.replace_schema_metadata(None), path, compression="zstd")
 
 
-def _write_pictures(draft: Path, pictures: Iterable[tuple[np.ndarray, np.ndarray]], images: int) -> tuple[int, int]:
-    """Write regions.npy and boxes.npy piece by piece; returns R and F."""
+def _write_pictures(
+    draft: Path, pictures: Iterable[tuple[np.ndarray, np.ndarray]], images: int
+) -> tuple[int, int, list[int]]:
+    """Write regions.npy and boxes.npy piece by piece; returns R, F and the checksum of each image."""
     all_regions = all_boxes = None
+    checksums: list[int] = []
     done = 0
     for regions, boxes in pictures:
         if all_regions is None or all_boxes is None:
@@ -434,12 +530,13 @@ def _write_pictures(draft: Path, pictures: Iterable[tuple[np.ndarray, np.ndarray
             )
         all_regions[done:end] = regions
         all_boxes[done:end] = boxes
+        checksums += map(image_checksum, all_regions[done:end], all_boxes[done:end])
         done = end
     if all_regions is None or all_boxes is None or done != images:
         raise DataError(f"expected regions of {images} pictures, as many as rows of images, got {done}.")
     all_regions.flush()
     all_boxes.flush()
-    return all_regions.shape[1], all_regions.shape[2]
+    return all_regions.shape[1], all_regions.shape[2], checksums
 
 
 def _check_questions(
