@@ -39,7 +39,7 @@ from suite.attention import (
 )
 from suite.errors import UserError
 
-BLOCK = 32
+BLOCK = 64
 """Queries of a block."""
 FEW = 512
 """Keys up to which the scores of all of them are made at once where blocks would leave out less than a quarter."""

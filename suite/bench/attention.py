@@ -81,8 +81,12 @@ class Attention:
                         row.facts["left_out"] = excess
                         continue
                     step = partial(_step, weights, *inputs, settings.device)
-                    row.facts["peak_bytes"] = peak_memory(step, settings.device)
+                    row.facts["peak_bytes"], seconds = timed(partial(peak_memory, step, settings.device), settings.device)
                     latest[name] = row
+                    # Where no smaller size foretold it, the one step of the peak memory tells.
+                    if seconds > PATIENCE and name not in (SOFTMAX, AGAIN):
+                        row.facts["left_out"] = f"took {seconds:.1f} s for the one step that its memory was traced in"
+                        continue
                     tasks.append((row, step))
                 interleave(tasks, settings.rounds, title)
                 yield
@@ -249,6 +253,8 @@ def _excess(measured: Row, case: dict[str, int], device: str) -> str | None:
     """
     if measured.name in (SOFTMAX, AGAIN):
         return None
+    if "left_out" in measured.facts:
+        return f"was left out with {measured.case['keys']:,} keys"
     growth = (case["batch"] * case["keys"] ** 2) / (measured.case["batch"] * measured.case["keys"] ** 2)
     if (memory := growth * measured.facts["peak_bytes"]) > ROOM * free_memory(device):
         return f"may need {memory / 2**30:.0f} GiB"

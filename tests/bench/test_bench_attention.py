@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import pytest
@@ -91,6 +92,19 @@ def test_a_method_is_expected_to_grow_with_its_attention_weights() -> None:
     assert _excess(slow, case, "cpu") == f"may take {8 * PATIENCE / 7:.0f} s a step"
     large = measured("entmax", 100, 1.0, batch=2, peak=free_memory("cpu"))
     assert str(_excess(large, case, "cpu")).startswith("may need ")
+
+
+def test_a_method_whose_first_step_takes_too_long_gets_no_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else `--keys 4096` alone, which no smaller size foretells, runs for an hour."""
+    monkeypatch.setattr("suite.bench.attention.PATIENCE", 0.0)
+    bench = Attention(keys=(20, 40), heads=(2,), tokens=(40,), width=4, span=8, variants=("entmax",))
+    record = Record("attention", SOFTMAX, {}, {})
+    for _ in bench.measure(record, Settings(rounds=1)):
+        pass
+    assert {row.name for row in record.measured()} == {SOFTMAX, AGAIN}
+    first, second = (row.facts["left_out"] for row in record.rows if row.name == "entmax")
+    assert re.fullmatch(r"took \d+\.\d s for the one step that its memory was traced in", first)
+    assert second == "was left out with 20 keys"
 
 
 def test_what_all_others_are_divided_by_is_never_left_out() -> None:
