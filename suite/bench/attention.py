@@ -81,11 +81,12 @@ class Attention:
                         row.facts["left_out"] = excess
                         continue
                     step = partial(_step, weights, *inputs, settings.device)
-                    row.facts["peak_bytes"], seconds = timed(partial(peak_memory, step, settings.device), settings.device)
+                    traced = partial(peak_memory, step, settings.device)
+                    row.facts["peak_bytes"], seconds = timed(traced, settings.device)
                     latest[name] = row
                     # Where no smaller size foretold it, the one step of the peak memory tells.
                     if seconds > PATIENCE and name not in (SOFTMAX, AGAIN):
-                        row.facts["left_out"] = f"took {seconds:.1f} s for the one step that its memory was traced in"
+                        row.facts["left_out"] = f"took {seconds:.1f} s for one step with its memory traced"
                         continue
                     tasks.append((row, step))
                 interleave(tasks, settings.rounds, title)
