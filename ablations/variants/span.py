@@ -17,6 +17,7 @@ Shapes: B questions, H heads, Q queries, K keys, D width of a head.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -201,11 +202,14 @@ class _Blocks:
     seed: int | None
     """Of the dropout, which is drawn anew where the gradients are taken; None without."""
 
-    def places(self, queries: int, keys: int) -> Iterator[_Block]:
+    def places(self, queries: int, keys: int) -> Iterator[list[_Block]]:
+        """Runs of blocks of one shape, from the first query to the last."""
+        blocks = []
         for first in range(0, queries, BLOCK):
             last = min(first + BLOCK, queries)
             begin = min(max(0, first - self.reach), keys)
-            yield _Block(slice(first, last), slice(begin, min(last + self.reach, keys)))
+            blocks.append(_Block(slice(first, last), slice(begin, min(last + self.reach, keys))))
+        return (list(alike) for _, alike in itertools.groupby(blocks, lambda block: block.shape))
 
     def bias(self, span: Tensor, block: _Block) -> tuple[Tensor, Tensor]:
         queries, keys, behind = block.shape
@@ -242,12 +246,12 @@ class _InBlocks(torch.autograd.Function):
     def forward(ctx: Any, blocks: _Blocks, query: Tensor, key: Tensor, value: Tensor, span: Tensor) -> Tensor:
         ctx.blocks = blocks
         ctx.save_for_backward(query, key, value, span)
-        mixed, biases = torch.empty_like(query), {}
+        mixed = torch.empty_like(query)
         with blocks.randomness(query.device):
-            for block in blocks.places(query.shape[2], key.shape[2]):
-                if block.shape not in biases:
-                    biases[block.shape] = blocks.bias(span, block)
-                mixed[:, :, block.queries] = blocks.attend(block, block.of(query, key, value), *biases[block.shape])
+            for alike in blocks.places(query.shape[2], key.shape[2]):
+                bias = blocks.bias(span, alike[0])
+                for block in alike:
+                    mixed[:, :, block.queries] = blocks.attend(block, block.of(query, key, value), *bias)
         return mixed
 
     @staticmethod
@@ -258,22 +262,19 @@ class _InBlocks(torch.autograd.Function):
         blocks: _Blocks = ctx.blocks
         query, key, value, span = ctx.saved_tensors
         span = span.detach().requires_grad_()
-        whole = [torch.zeros_like(tensor) for tensor in (query, key, value)]
-        biases, sums = {}, {}
+        whole = [torch.zeros_like(tensor) for tensor in (query, key, value, span)]
         with blocks.randomness(query.device), torch.enable_grad():
-            for block in blocks.places(query.shape[2], key.shape[2]):
-                if block.shape not in biases:
-                    biases[block.shape] = blocks.bias(span, block)
-                    sums[block.shape] = torch.zeros_like(biases[block.shape][0])
-                bias, reached = biases[block.shape]
-                leaves = [part.detach().requires_grad_() for part in (*block.of(query, key, value), bias)]
-                mixed = blocks.attend(block, leaves[:3], leaves[3], reached)
-                found = torch.autograd.grad(mixed, leaves, gradients[0][:, :, block.queries])
-                for sum_, part in zip((*block.of(*whole), sums[block.shape]), found, strict=True):
-                    sum_ += part
-            made = [bias for bias, _ in biases.values()]
-            (for_span,) = torch.autograd.grad(made, span, list(sums.values()))
-        return None, *whole, for_span
+            for alike in blocks.places(query.shape[2], key.shape[2]):
+                bias, reached = blocks.bias(span, alike[0])
+                for_bias = torch.zeros_like(bias)
+                for block in alike:
+                    leaves = [part.detach().requires_grad_() for part in (*block.of(query, key, value), bias)]
+                    mixed = blocks.attend(block, leaves[:3], leaves[3], reached)
+                    found = torch.autograd.grad(mixed, leaves, gradients[0][:, :, block.queries])
+                    for sum_, part in zip((*block.of(*whole[:3]), for_bias), found, strict=True):
+                        sum_ += part
+                whole[3] += torch.autograd.grad(bias, span, for_bias)[0]
+        return None, *whole
 
 
 @dataclass(frozen=True)
