@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check bench lock clean
+.PHONY: run test check bench rehearsal lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
@@ -22,6 +22,22 @@ bench: .venv/installed
 	$(BIN)/ablate bench variants
 	$(BIN)/ablate bench data
 
+# The paper's study on a generated VQA 2.0, at LXMERT's size: prepare, plan, run, predict, score, report.
+REHEARSED = --runs rehearsal/runs --data rehearsal/data --variants softmax,span --set steps=3 --set batch_size=8 \
+  --set evaluations=1 --set pretrained=rehearsal/lxmert/model_LXRT.pth
+FIRST = $$($(BIN)/ablate status paper --runs rehearsal/runs --json | $(BIN)/python -c "import json,sys; print(json.load(sys.stdin)[0]['id'])")
+rehearsal: .venv/installed
+	rm -rf rehearsal
+	$(BIN)/python -m suite.data.generate rehearsal/lxmert --base
+	$(BIN)/ablate data prepare vqa2 --from rehearsal/lxmert --data rehearsal/data
+	$(BIN)/ablate data verify vqa2 --data rehearsal/data
+	$(BIN)/ablate plan paper $(REHEARSED)
+	$(BIN)/ablate run paper $(REHEARSED)
+	$(BIN)/ablate predict paper $(FIRST) --runs rehearsal/runs --data rehearsal/data --out rehearsal/answers.json \
+	  --questions rehearsal/lxmert/vqa/test.json
+	$(BIN)/ablate score add $(FIRST) --runs rehearsal/runs --split test-dev 0.5
+	$(BIN)/ablate report paper --runs rehearsal/runs
+
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --requirement requirements.lock
@@ -33,4 +49,4 @@ lock:
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock
 
 clean:
-	rm -rf .venv runs data bench
+	rm -rf .venv runs data bench rehearsal

@@ -1,6 +1,7 @@
 """Runs what the README shows, in a folder of its own: console blocks, files, Python.
 
-With few steps, and tested on the questions of the validation split, of which there are fewer."""
+With few steps, and tested on the questions of the validation split, of which there are fewer. The files of VQA 2.0
+are generated, and its study runs with a small model."""
 
 from __future__ import annotations
 
@@ -10,13 +11,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REDUCED = "--set steps=6 --set evaluations=2 --set test=validation"
+FEW = "--set steps=4 --set evaluations=1"
+REDUCED = {
+    "": f"{FEW} --set test=validation",
+    "paper": f"{FEW} --set batch_size=4 --set width=32 --set heads=2 --set intermediate=64",
+}
+"""For the commands that plan or run a study, by its name; the first for all others."""
 # make run is this command behind an installation that CI has done; the tests are CI's next step.
 COVERED = {"make run": "ablate run", "make test": None}
 
 
 def main(folder: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    run("python -m suite.data.generate lxmert", folder)
     for kind, name, content in re.findall(r"```(console|python)(?: title=(\S+))?\n(.*?)```", readme, re.DOTALL):
         if name:
             (folder / name).write_text(content, encoding="utf-8")
@@ -26,8 +33,15 @@ def main(folder: Path) -> None:
             for line in content.splitlines():
                 command = COVERED.get(line.removeprefix("$ "), line.removeprefix("$ "))
                 if command is not None:
-                    reduced = REDUCED if re.match(r"ablate (run|plan)\b", command) else ""
-                    run(f"{command} {reduced}", folder)
+                    study = re.match(r"ablate (?:run|plan) ?(\w*)", command)
+                    reduced = REDUCED.get(study[1], REDUCED[""]) if study else ""
+                    run(f"{command.replace('CELL', cell(folder))} {reduced}", folder)
+
+
+def cell(folder: Path) -> str:
+    """A finished cell of the paper's study, once there is one."""
+    finished = sorted(folder.glob("runs/paper/*/result.json"))
+    return finished[0].parent.name if finished else "CELL"
 
 
 def run(command: str, folder: Path) -> None:

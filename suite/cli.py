@@ -7,8 +7,9 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from suite.records import StudyFolder, depth_text, load_cells
 if TYPE_CHECKING:
     from suite.bench.run import Bench
     from suite.config import Study
+    from suite.data.vqa2 import Files
     from suite.plan import Job, Workplace
 
 
@@ -26,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = _parser().parse_args(words)
+        # One command of two words: what `ablate score` takes otherwise is a file.
+        joined = ["score add", *words[2:]] if words[:2] == ["score", "add"] else words
+        arguments = _parser().parse_args(joined)
         arguments.words = words
         for plugin in getattr(arguments, "plugin", ()):
             registry.load_plugin(plugin)
@@ -87,10 +91,10 @@ def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Wor
     from suite import plan
     from suite.config import Placement
 
-    study = plan.load_study(arguments.study, dict(arguments.set), arguments.variants)
+    study = plan.load_study(arguments.study, dict(arguments.set), arguments.variants, arguments.seeds)
     folder = StudyFolder(arguments.runs / study.name)
     plan.check_folder(folder.path)
-    jobs = plan.plan(study, arguments.data, _preparing)
+    jobs = plan.plan(study, arguments.data, _counting("prepared", "pictures"))
     workplace = plan.Workplace(
         study=str(folder.path.resolve()),
         data=str(arguments.data.resolve()),
@@ -183,11 +187,42 @@ def _variants(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     from suite.plan import open_data
 
+    folder, progress = arguments.data / arguments.name, _counting("prepared", "pictures")
     if arguments.action == "verify":
-        return _verify(arguments.data / arguments.name)
-    dataset = open_data(arguments.data, arguments.name, _preparing)
+        return _verify(folder)
+    if arguments.action == "prepare" and not folder.exists() and (files := _files(arguments)):
+        _say(str(files))
+        left_out = registry.find("dataset", arguments.name)(folder, progress, files)
+        if left_out:
+            _say(f"left out: {len(left_out)}, listed in {folder / 'left_out.txt'}; the first: {left_out[0]}")
+    dataset = open_data(arguments.data, arguments.name, progress)
     print(json.dumps(dataset.information, indent=1))
     return 0
+
+
+def _files(arguments: argparse.Namespace) -> Files | None:
+    """What ``ablate data prepare`` is given to make a data set from; None where nothing is."""
+    given = {
+        "splits": {name: [Path(file) for file in files.split(",")] for name, files in arguments.split},
+        "features": arguments.features,
+        "annotations": arguments.annotations,
+        "answers": arguments.answers,
+        "tokenizer": arguments.tokenizer,
+        "dtype": arguments.dtype,
+        "skip_bad": arguments.skip_bad,
+    }
+    given = {name: value for name, value in given.items() if value}
+    if arguments.source is None and not given:
+        return None
+    from suite.data import vqa2
+
+    if arguments.name != vqa2.NAME:
+        raise UserError(f"{arguments.name} is prepared from a package: it takes no files. Leave them out.")
+    if arguments.source is not None:
+        return vqa2.find_files(arguments.source, arguments.splits or (), **given)
+    if "splits" not in given or "features" not in given:
+        raise UserError("Expected --from FOLDER, or --split NAME=FILE and --features FILE. Give them.")
+    return vqa2.Files(**given)
 
 
 def _verify(folder: Path) -> int:
@@ -225,6 +260,27 @@ def _score(arguments: argparse.Namespace) -> int:
         ]
     print(f"Official VQA accuracy in per cent, evaluator of {scores.revision}.")
     _print_table(rows, False)
+    return 0
+
+
+def _score_add(arguments: argparse.Namespace) -> int:
+    from suite.submit import add_server_score
+
+    runs, cell, split = arguments.runs, arguments.cell, arguments.split
+    print(add_server_score(runs, cell, split, arguments.accuracy, arguments.study))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from suite.submit import write_submission
+
+    folder = StudyFolder(arguments.runs / arguments.study)
+    said = write_submission(
+        folder, arguments.cell, arguments.data, arguments.split, arguments.out, arguments.questions,
+        arguments.device, _counting("answered", "questions"),
+    )  # fmt: skip
+    print(arguments.out)
+    _say(said)
     return 0
 
 
@@ -319,10 +375,18 @@ def _print_table(rows: list[dict], as_json: bool) -> None:
     Console(highlight=False, markup=False, width=width).print(table)
 
 
-def _preparing(done: int, total: int) -> None:
-    """Progress of a data set's preparation, ten times over all of it."""
-    if done == total or done % max(total // 10, 1) == 0:
-        _say(f"preparing the data set: {done} of {total} pictures")
+def _counting(verb: str, things: str) -> Callable[[int, int], None]:
+    """Progress that is said ten times over all of it, with the time that is left."""
+    began, said = time.monotonic(), 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal said
+        if done == total or done * 10 // total > said:
+            said = done * 10 // total
+            left = (time.monotonic() - began) / done * (total - done)
+            _say(f"{verb} {done:,} of {total:,} {things}, {left:.0f} s left")
+
+    return count
 
 
 def _say(text: str) -> None:
@@ -371,6 +435,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
     grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
     grid.add_argument("--variants", type=_names, metavar="NAME,NAME", help="only these, new ones included")
+    grid.add_argument("--seeds", type=_slots, metavar="N", help="every row at seeds 0 to N - 1")
     grid.add_argument("--threads", type=int, default=1, help="CPU threads per cell (1)")
     grid.add_argument(
         "--gpus-per-cell", type=float, metavar="N", help="fractions allowed; by default 1 where there are any"
@@ -399,6 +464,17 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
     export.set_defaults(command=_export)
 
+    predict = commands.add_parser(
+        "predict", parents=[places], help="a finished cell's answers, as the server wants"
+    )
+    predict.add_argument("cell", metavar="CELL", help="its id, as `ablate status` lists it")
+    predict.add_argument("--split", default="test", help="of the data set (test)")
+    predict.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
+    predict.add_argument("--questions", type=Path, metavar="FILE", help="check that all of these are answered")
+    predict.add_argument("--device", choices=("cpu", "cuda"), help="by default a GPU where there is one")
+    predict.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
+    predict.set_defaults(command=_predict)
+
     variants = commands.add_parser("variants", help="what is registered")
     variants.add_argument("action", nargs="?", choices=("list", "check"), default="list")
     variants.add_argument("name", nargs="?", help="the one to check; all of them without a name")
@@ -409,6 +485,22 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("prepare", "info", "verify"))
     data.add_argument("name", nargs="?", default="easy_vqa")
     data.add_argument("--data", type=Path, default=Path("data"))
+    files = data.add_argument_group("prepare vqa2", "from files of yours; see the README")
+    files.add_argument(
+        "--from", dest="source", type=Path, metavar="FOLDER", help="has the files by their usual names"
+    )
+    files.add_argument("--splits", type=_names, metavar="NAME,NAME", help="only these of the folder")
+    files.add_argument(
+        "--split", type=_setting, action="append", default=[], metavar="NAME=FILE,FILE", help="questions of a split"
+    )
+    files.add_argument("--features", type=Path, action="append", metavar="FILE", help="TSV, zip, HDF5, npz folder")
+    files.add_argument(
+        "--annotations", type=Path, action="append", metavar="FILE", help="for the official accuracy"
+    )
+    files.add_argument("--answers", type=Path, metavar="FILE", help="the vocabulary of answers")
+    files.add_argument("--tokenizer", metavar="FILE", help="vocab.txt, or a hub id (bert-base-uncased)")
+    files.add_argument("--dtype", choices=("float16", "float32"), help="of the features (float16)")
+    files.add_argument("--skip-bad", action="store_true", help="leave out and list what is wrong")
     data.set_defaults(command=_data)
 
     score = commands.add_parser("score", help="the official VQA accuracy of a result file, anybody's")
@@ -418,6 +510,14 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--revision", choices=("2021", "before-2021"), default="2021", help="the evaluator (2021)")
     score.add_argument("--json", action="store_true")
     score.set_defaults(command=_score)
+
+    add = commands.add_parser("score add", help="keep what the test server answered for a cell")
+    add.add_argument("cell", metavar="CELL", help="its id, as `ablate status` lists it")
+    add.add_argument("accuracy", type=float, metavar="ACCURACY", help="in per cent")
+    add.add_argument("--split", choices=("test-dev", "test-std"), required=True)
+    add.add_argument("--study", metavar="STUDY", help="where several have the cell")
+    add.add_argument("--runs", type=_shared_folder, default=Path("runs"), help="folder of the records (runs)")
+    add.set_defaults(command=_score_add)
 
     flops = commands.add_parser("flops", help="multiply-adds per row at the paper's size")
     flops.add_argument("study", nargs="?", default="demo", metavar="STUDY", help="whose rows; default: demo")

@@ -61,12 +61,16 @@ class Protocol:
     evaluations: int = 12
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is autocast: parameters and the optimiser stay in float32."""
+    accumulate: int = 1
+    """Parts that a batch is taken in, one after another, for what does not fit at once: gradients are summed."""
     share_pictures: bool = False
     """Training batches keep a picture's questions together and take it through the vision stack once."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "cycles", "evaluations", "lookahead_period"):
+        for name in ("steps", "batch_size", "cycles", "evaluations", "lookahead_period", "accumulate"):
             _at_least(name, getattr(self, name), 1)
+        if self.accumulate > self.batch_size:
+            raise UserError(f"A batch of {self.batch_size} has no {self.accumulate} parts to accumulate.")
         if not 0 <= self.min_trust < 1:
             raise UserError(f"min_trust is a ratio from 0 (no floor) to below 1; received {self.min_trust!r}.")
         if not 0 < self.lookahead_share <= 1:
@@ -101,7 +105,12 @@ class Cell:
     pictures: Literal["given", "mean"] = "given"
     """``mean`` replaces every picture's regions by their mean over the training pictures: a blind model."""
     start: Cell | None = None
-    """The cell whose trained weights this one fine-tunes; nothing means random weights."""
+    """The cell whose trained weights this one fine-tunes; nothing means ``pretrained``, or random weights."""
+    pretrained: str = ""
+    """Weights from outside that it fine-tunes: a path or a hub id (suite.models.pretrained). What counts for the
+    cell's identity is their content."""
+    deeper: Literal["fresh", "neighbour"] = "fresh"
+    """What layers start from that ``pretrained`` lacks: random weights, or those of the last layer that it has."""
     keep: tuple[tuple[int, ...], ...] | None = None
     """Trains nothing: evaluates the start's model with only these layers of each stack, from 0, ascending. All
     else is the start's, but for the splits that it is evaluated on; ``only_layers`` makes such a cell."""
@@ -114,6 +123,8 @@ class Cell:
         _at_least("seed", self.seed, 0)
         if self.model.width % self.model.heads:
             raise UserError(f"width {self.model.width} must be a multiple of heads {self.model.heads}.")
+        if self.pretrained and self.start and self.keep is None:
+            raise UserError("A cell starts from another cell or from pretrained weights; received both. Leave one.")
         if self.keep is not None:
             self._check_keep(self.keep)
         elif self.start and self.start.keep is not None:
@@ -193,6 +204,24 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise UserError(f"{name} must be a whole number of at least {least}; received {value!r}.")
 
 
+def over_seeds(study: Study, seeds: int) -> Study:
+    """``study`` with every row, and every comparison, at the seeds 0 to ``seeds`` - 1. Starts keep theirs."""
+
+    def at(cell: Cell, seed: int) -> Cell:
+        start = cell.start and at(cell.start, seed) if cell.keep is not None else cell.start
+        return dataclasses.replace(cell, seed=seed, start=start)
+
+    return dataclasses.replace(
+        study,
+        cells=tuple(at(cell, seed) for cell in study.cells for seed in range(seeds)),
+        comparisons=tuple(
+            Comparison(pair.label, at(pair.base, seed), at(pair.changed, seed))
+            for pair in study.comparisons
+            for seed in range(seeds)
+        ),
+    )
+
+
 def to_plain(value: Any) -> Any:
     """A dataclass of this file as JSON values, every field spelled out."""
     return json.loads(json.dumps(dataclasses.asdict(value)))
@@ -266,6 +295,9 @@ def override(cell: Cell, settings: Mapping[str, str]) -> Cell:
             raise unknown("field", name, [path.rpartition(".")[2] for path in paths])
         part, _, leaf = known[0].rpartition(".")
         changes[part][leaf] = _coerce(name, paths[known[0]], text)
+    if cell.start and cell.keep is None:
+        for name in ("pretrained", "deeper"):
+            changes[""].pop(name, None)  # They are for the cell at the root.
     return dataclasses.replace(
         cell,
         **changes[""],
@@ -306,7 +338,8 @@ def without_defaults(value: Any) -> dict[str, Any]:
 def cell_id(cell: Cell, variant_source: str, data: str, start_id: str | None) -> str:
     """The name of a cell: its variant, its seed, and ten hex digits over all that can change its result.
 
-    ``variant_source`` and ``data`` are digests of the method's source and of the data set's sources.
+    ``variant_source`` and ``data`` are digests of the method's source and of the data set's sources;
+    ``cell.pretrained`` is the digest of the weights here, wherever they lie.
     """
     identity = without_defaults(cell) | {"variant_source": variant_source, "data": data, "start": start_id}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)

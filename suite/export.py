@@ -17,9 +17,8 @@ import transformers
 
 from suite import plan, pruning
 from suite.attention import SoftmaxWeights
-from suite.config import Cell, Study, from_plain
 from suite.data.store import DataSet
-from suite.errors import UserError, unknown
+from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 from suite.records import StudyFolder, write_json
 from suite.training import load_trained
@@ -38,21 +37,9 @@ def export(study: StudyFolder, cell_id: str, data: Path, out: Path) -> str:
     Raises UserError where the cell is not finished, its method or data set has changed since, transformers cannot
     compute what it computes, or ``out`` exists.
     """
-    record = study.cell(cell_id)
-    known = [entry["id"] for entry in study.study()["cells"]]
-    if record.state == "missing" and cell_id not in known:
-        raise unknown("cell", cell_id, known)
     if out.exists():
         raise UserError(f"{out} exists, and may hold another model. Give --out a new folder.")
-    if record.state != "finished":
-        raise UserError(f"The cell {cell_id} is {record.state}. Run it first: ablate run {study.path.name}.")
-    cell: Cell = from_plain(Cell, record.config()["cell"])
-    if plan.plan(Study(study.path.name, "", (cell,)), data)[-1].id != cell_id:
-        raise UserError(
-            f"The method or the data set of {cell_id} has changed since it was trained. Go back to those that it "
-            "was trained with, or run the study again and export the new cell."
-        )
-    dataset = plan.open_data(data, cell.dataset)
+    cell, dataset = plan.trained_cell(study, cell_id, data)
     model = load_trained(study, cell_id, dataset)
     others = {type(weights).__name__ for _, weights in model.sites() if type(weights) is not SoftmaxWeights}
     if model.config.pooling != "first":

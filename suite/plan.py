@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from suite import provenance, registry
-from suite.config import Cell, Comparison, Placement, Role, Scalar, Study, cell_id, from_plain, override, to_plain
+from suite.config import (
+    Cell,
+    Comparison,
+    Placement,
+    Role,
+    Scalar,
+    Study,
+    cell_id,
+    from_plain,
+    over_seeds,
+    override,
+    to_plain,
+)
 from suite.data.scoring import question_prior
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError, unknown
@@ -29,6 +41,8 @@ class Job:
     role: Role
     start: str | None
     """Id of the cell whose weights it fine-tunes."""
+    pretrained: str | None = None
+    """Identity of the weights from outside that it fine-tunes."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +62,9 @@ def load_study(
     name: str,
     settings: Mapping[str, str],
     variants: Sequence[str] | None = None,
+    seeds: int | None = None,
 ) -> Study:
-    """The study ``name`` with ``settings`` on every cell.
+    """The study ``name`` with ``settings`` on every cell, its rows at ``seeds`` seeds where that is given.
 
     A registered variant in ``variants`` that the study lacks gets a cell of its own: the study's reference
     with that method, with default arguments. Raises UserError for unknown names and values.
@@ -63,7 +78,7 @@ def load_study(
         registry.find("variant", variant)
         if variant not in {cell.variant for cell in study.cells}:
             extra.append(dataclasses.replace(reference, variant=variant, arguments={}))
-    return dataclasses.replace(
+    study = dataclasses.replace(
         study,
         cells=tuple(override(cell, settings) for cell in (*study.cells, *extra)),
         floors=tuple(override(cell, settings) for cell in study.floors),
@@ -72,6 +87,7 @@ def load_study(
             for pair in study.comparisons
         ),
     )
+    return over_seeds(study, seeds) if seeds else study
 
 
 def open_data(folder: Path, name: str, progress: Callable[[int, int], None] | None = None) -> DataSet:
@@ -95,13 +111,12 @@ def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None =
         start = add(cell.start, "start") if cell.start else None
         if cell.dataset not in datasets:
             datasets[cell.dataset] = open_data(data, cell.dataset, progress)
-        datasets[cell.dataset].rows(*cell.train, cell.validation, cell.test)  # Names an unknown split.
-        source = registry.source_digest(cell.variant)
-        varied = dataclasses.replace(cell, arguments=varied_arguments(cell))
-        name = cell_id(varied, source, datasets[cell.dataset].digest, start)
+        datasets[cell.dataset].check_answers(*cell.train, cell.validation, cell.test)
+        weights = _weights_of(cell)
+        name = _name(cell, datasets[cell.dataset], start, weights)
         # A row that another row starts from is a row, whichever is met first.
         if name not in jobs or (jobs[name].role == "start" and role == "row"):
-            jobs[name] = Job(name, cell, role, start)
+            jobs[name] = Job(name, cell, role, start, weights)
         return name
 
     for cell in study.cells:
@@ -111,8 +126,44 @@ def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None =
     return list(jobs.values())
 
 
+def _name(cell: Cell, dataset: DataSet, start: str | None, weights: str | None) -> str:
+    varied = dataclasses.replace(cell, arguments=varied_arguments(cell), pretrained=weights or "")
+    return cell_id(varied, registry.source_digest(cell.variant), dataset.digest, start)
+
+
+def _weights_of(cell: Cell) -> str | None:
+    if not cell.pretrained:
+        return None
+    from suite.models.pretrained import identity
+
+    return identity(cell.pretrained)
+
+
+def trained_cell(study: StudyFolder, cell_id: str, data: Path) -> tuple[Cell, DataSet]:
+    """A finished cell of ``study``, and its data set: for what is made of its model afterwards.
+
+    Raises UserError where the study has no such cell, it is not finished, or its method or data set has changed
+    since, so that its weights would mean something else.
+    """
+    record = study.cell(cell_id)
+    known = [entry["id"] for entry in study.study()["cells"]]
+    if record.state == "missing" and cell_id not in known:
+        raise unknown("cell", cell_id, known)
+    if record.state != "finished":
+        raise UserError(f"The cell {cell_id} is {record.state}. Run it first: ablate run {study.path.name}.")
+    config = record.config()
+    cell = resolve(from_plain(Cell, config["cell"]))
+    dataset = open_data(data, cell.dataset)
+    if _name(cell, dataset, config["start"], config.get("pretrained")) != cell_id:
+        raise UserError(
+            f"The method or the data set of {cell_id} has changed since it was trained. Go back to those that it "
+            "was trained with, or run the study again and take the new cell."
+        )
+    return cell, dataset
+
+
 def resolve(cell: Cell) -> Cell:
-    """The cell with every argument of its variant spelled out.
+    """The cell with every argument of its variant spelled out, and weights from outside by their full path.
 
     Raises UserError for an argument that the variant does not take, layers that it cannot have, or a cell that is
     evaluated only and is not what its start is.
@@ -126,6 +177,8 @@ def resolve(cell: Cell) -> Cell:
     for stack, layers in zip(("language", "vision", "cross"), cell.layers, strict=True):
         chosen.depth(stack, layers)
     cell = dataclasses.replace(cell, arguments=dataclasses.asdict(chosen))
+    if cell.pretrained and (path := Path(cell.pretrained).expanduser()).exists():
+        cell = dataclasses.replace(cell, pretrained=str(path.resolve()))  # A worker stands elsewhere.
     if cell.keep is not None and cell.start:
         _check_evaluated_only(cell, resolve(cell.start))
     return cell

@@ -69,8 +69,22 @@ class CellFolder:
         return pd.DataFrame(read_lines(self.path / "sites.jsonl"))
 
     def predictions(self) -> pd.DataFrame:
-        """One row per test question: question_id, image_id, answer, score, top_answers, top_confidences."""
+        """One row per test question, scores from 0 to 1.
+
+        question_id, image_id, question_type, answer_type ("" where the data set has none), answer, score (LXMERT's
+        soft score), official (the evaluator's; NaN where the ten humans' answers are not known), top_answers,
+        top_confidences. Records of older engines lack the types and ``official``.
+        """
         return pd.read_parquet(self.path / "predictions.parquet")
+
+    def submissions(self) -> list[dict[str, Any]]:
+        """Result files made for the test server: split, questions, sha256, file, written (a date)."""
+        return read_lines(self.path / "submissions.jsonl")
+
+    def server(self) -> dict[str, dict[str, Any]]:
+        """What the test server answered: split (test-dev, test-std) -> accuracy (per cent), added (a date),
+        submission (sha256 of the result file; None where it is not known). The last answer counts."""
+        return {line["split"]: line for line in read_lines(self.path / "server.jsonl")}
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Opens the record; what an earlier try that failed left is cleared."""
@@ -78,7 +92,11 @@ class CellFolder:
         (self.path / "failure.json").unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
 
-    def append(self, name: Literal["metrics", "sites", "segments"], lines: Iterable[Mapping[str, Any]]) -> None:
+    def append(
+        self,
+        name: Literal["metrics", "sites", "segments", "submissions", "server"],
+        lines: Iterable[Mapping[str, Any]],
+    ) -> None:
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(_dumps(line) + "\n" for line in lines)
 

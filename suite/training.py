@@ -11,7 +11,7 @@ import hashlib
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,8 +26,10 @@ from torch import Tensor, nn
 from suite import checkpoints, flops, provenance, pruning, registry
 from suite.attention import Variant, Weights
 from suite.config import Cell, from_plain, to_plain
+from suite.data import official
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError
+from suite.models import pretrained
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering, is_variants_own
 from suite.optimisers import build_optimiser, learning_rate
 from suite.plan import Job, Workplace
@@ -80,6 +82,7 @@ def _run_recorded(job: Job, workplace: Workplace, record: CellFolder, report: Ca
             "id": job.id,
             "cell": to_plain(job.cell),
             "start": job.start,
+            "pretrained": job.pretrained,
             "code": provenance.code(),
             "packages": provenance.packages(),
             "hardware": provenance.hardware() | {"gpus": _gpu_names()},
@@ -126,6 +129,8 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     start = None
     if job.start:
         start = load_start(model, build_variant(cell), StudyFolder(workplace.study).cell(job.start))
+    elif cell.pretrained:
+        start = load_pretrained(model, job, dataset)
     model.to(device)
     optimiser = build_optimiser(model, protocol)
 
@@ -149,10 +154,10 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     segment_began = time.perf_counter()
     while step < protocol.steps:
         model.train()
-        batch = dataset.batch(batches[step], share=protocol.share_pictures)
+        parts = np.array_split(batches[step], protocol.accumulate)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(protocol, step)
-        losses.append(train_step(model, optimiser, batch, cell, step, device))
+        losses.append(train_step(model, optimiser, dataset, parts, cell, step, device))
         step += 1
         if step in evaluations:
             train_loss = torch.stack(losses).mean().item()
@@ -272,6 +277,22 @@ def load_start(model: LxmertForQuestionAnswering, variant: Variant, start: CellF
     }
 
 
+def load_pretrained(model: LxmertForQuestionAnswering, job: Job, dataset: DataSet) -> dict[str, Any]:
+    """Loads the weights from outside that the cell fine-tunes; prints and returns what was loaded.
+
+    Raises UserError where they do not fit, or are not those that the cell was planned with.
+    """
+    cell = job.cell
+    if (here := pretrained.identity(cell.pretrained)) != job.pretrained:
+        raise UserError(
+            f"{cell.pretrained} has other weights here ({here[:12]}) than where the study was started "
+            f"({str(job.pretrained)[:12]}). Give all nodes the same file."
+        )
+    loaded = pretrained.load(cell.pretrained, model, build_variant(cell), dataset.answers, cell.deeper)
+    print(loaded, flush=True)
+    return asdict(loaded) | {"loaded": len(loaded.loaded)}
+
+
 def _is_deeper(name: str, depth: dict[str, int]) -> bool:
     parts = name.split(".")
     return parts[1] == "encoder" and parts[2] in depth and int(parts[3]) >= depth[parts[2]]
@@ -303,26 +324,33 @@ class Batches:
 def train_step(
     model: LxmertForQuestionAnswering,
     optimiser: torch.optim.Optimizer,
-    batch: Any,
+    dataset: DataSet,
+    parts: Sequence[np.ndarray],
     cell: Cell,
     step: int,
     device: torch.device,
 ) -> Tensor:
-    """One optimiser step on ``batch``; the loss of the answers, without penalties."""
+    """One optimiser step on the questions of all ``parts`` (rows); the loss of the answers, without penalties.
+
+    The same layers run for every part: the gradient is that of the whole batch, but for what dropout draws.
+    """
     seed = int.from_bytes(hashlib.sha256(f"{cell.seed} {step}".encode()).digest()[:7])
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    inputs, targets = _tensors(batch, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=cell.protocol.precision == "bfloat16"):
-        logits = model(**inputs, generator=generator)
-    loss = answer_loss(logits.float(), targets)
     optimiser.zero_grad(set_to_none=True)
-    (loss + penalty(model)).backward()
+    count, total = sum(map(len, parts)), torch.zeros((), device=device)
+    for number, rows in enumerate(parts):
+        inputs, targets = _tensors(dataset.batch(rows, share=cell.protocol.share_pictures), device)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cell.protocol.precision == "bfloat16"):
+            logits = model(**inputs, generator=generator)
+        loss = answer_loss(logits.float(), targets) * (len(rows) / count)
+        (loss + penalty(model) if number == 0 else loss).backward()
+        total += loss.detach()
     torch.nn.utils.clip_grad_norm_(model.parameters(), cell.protocol.clip)
     optimiser.step()
     for weights in varied(model):
         weights.project()
-    return loss.detach()
+    return total
 
 
 def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -456,8 +484,18 @@ def _test(
     """Scores the test split once, keeps the answers, the final model and the result."""
     parts = [_prediction_table(dataset, *part) for part in predict(model, dataset, dataset.rows(cell.test), cell)]
     table = pd.concat(parts).sort_index()
-    table.insert(0, "question_id", dataset.questions("question_id")["question_id"])
-    table.insert(1, "image_id", dataset.images("image_id")["image_id"].to_numpy()[dataset.image[table.index]])
+    rows = table.index.to_numpy()
+    asked = dataset.questions("question_id", "question_type", "answer_type", "humans", rows=rows)
+    scores = _official(table["answer"].tolist(), asked)
+    images = dataset.images("image_id")["image_id"].to_numpy()
+    added = {
+        "question_id": asked["question_id"],
+        "image_id": images[dataset.image[rows]],
+        "question_type": asked["question_type"],
+        "answer_type": asked["answer_type"],
+        "official": list(scores.questions.values()) if scores else np.nan,
+    }
+    table = pd.concat([pd.DataFrame(added, index=table.index), table], axis=1)
     record.write_predictions(table)
     validation = record.metrics()["accuracy"].tolist()[-1]
     lengths = dataset.lengths[dataset.rows(cell.validation)]
@@ -472,6 +510,7 @@ def _test(
     record.write_result(
         {
             "accuracy": {cell.validation: validation, cell.test: 100 * float(np.mean(table["score"]))},
+            "official": {cell.test: scores.overall} if scores else {},
             "macs": answer.total,
             "macs_reference": reference.total,
             "uncounted_operators": reference.uncounted,
@@ -481,6 +520,13 @@ def _test(
             "seconds": seconds,
         }
     )
+
+
+def _official(answers: Sequence[str], asked: pd.DataFrame) -> official.Scores | None:
+    """The official accuracy of ``answers``; None where the humans' answers to a question are not known."""
+    if not all(len(humans) == official.HUMANS for humans in asked["humans"]):
+        return None
+    return official.score(dict(zip(asked["question_id"], answers, strict=True)), asked)
 
 
 def _prediction_table(dataset: DataSet, rows: np.ndarray, logits: Tensor, targets: Tensor) -> pd.DataFrame:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from suite import plan, registry
-from suite.config import Cell, ModelSize, Protocol, Study, only_layers
+from suite.config import Cell, Comparison, ModelSize, Protocol, Study, only_layers, over_seeds, override
+from suite.data.generate import write_pretrained
 from suite.errors import UserError
+from suite.models.pretrained import identity
 from suite.plan import Job, check_folder, keep_plugins, load_study, resolve, selected
 from suite.records import StudyFolder
 
@@ -50,6 +52,58 @@ def id_of(cell: Cell, data: Path) -> str:
 
 
 # Ids
+
+
+def test_pretrained_weights_count_by_their_content(data_folder: Path, tmp_path: Path) -> None:
+    def at(folder: str, seed: int) -> Cell:
+        (tmp_path / folder).mkdir()
+        write_pretrained(tmp_path / folder, seed=seed, width=8, heads=2, intermediate=8, layers=(1, 1, 1))
+        return dataclasses.replace(START, pretrained=str(tmp_path / folder / "model_LXRT.pth"))
+
+    one, same, other = at("one", 0), at("same", 0), at("other", 1)
+    assert id_of(one, data_folder) == id_of(same, data_folder) != id_of(other, data_folder)
+    (tmp_path / "same/all_ans.json").unlink()
+    identity.cache_clear()
+    assert id_of(one, data_folder) != id_of(same, data_folder) != id_of(START, data_folder)
+
+
+def test_pretrained_weights_are_named_by_their_full_path(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pretrained(tmp_path, seed=0, width=8, heads=2, intermediate=8, layers=(1, 1, 1))
+    monkeypatch.chdir(tmp_path)
+    (job,) = jobs_of(data_folder, dataclasses.replace(START, pretrained="model_LXRT.pth"))
+    assert job.cell.pretrained == str(tmp_path / "model_LXRT.pth")
+    assert job.pretrained == identity(str(tmp_path / "model_LXRT.pth"))
+
+
+def test_pretrained_weights_that_are_not_there_are_told_before_anything_runs(data_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no file or folder .*/no/such\.pth"):
+        jobs_of(data_folder, dataclasses.replace(START, pretrained="/no/such.pth"))
+
+
+def test_a_cell_has_one_start() -> None:
+    with pytest.raises(UserError, match="received both"):
+        dataclasses.replace(ROW, pretrained="somewhere")
+
+
+def test_settings_give_pretrained_weights_to_the_root_alone() -> None:
+    changed = override(ROW, {"pretrained": "somewhere", "deeper": "neighbour"})
+    assert changed.pretrained == ""
+    assert changed.start is not None
+    assert (changed.start.pretrained, changed.start.deeper) == ("somewhere", "neighbour")
+
+
+def test_a_study_at_several_seeds_has_every_row_at_each_and_its_starts_once(data_folder: Path) -> None:
+    one = study(ROW, only_layers(ROW, ((0,), (0,), (0,))), floors=(FLOOR,))
+    pair = Comparison("a change", ROW, dataclasses.replace(ROW, variant="span"))
+    several = over_seeds(dataclasses.replace(one, comparisons=(pair,)), 3)
+    assert [cell.seed for cell in several.cells] == [0, 1, 2, 0, 1, 2]
+    assert [(c.base.seed, c.changed.seed) for c in several.comparisons] == [(0, 0), (1, 1), (2, 2)]
+    jobs = plan.plan(several, data_folder)
+    assert sum(job.role == "start" for job in jobs) == 1
+    trained = {job.id: job.cell.seed for job in jobs if job.cell.keep is None}
+    assert all(job.cell.seed == trained[str(job.start)] for job in jobs if job.cell.keep is not None)
 
 
 def test_an_argument_at_its_default_names_the_cell_that_leaves_it_out(data_folder: Path) -> None:

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from suite import checkpoints, pruning, registry, training
 from suite.config import Cell, ModelSize, Protocol, only_layers
+from suite.data.generate import write_pretrained
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError
+from suite.models.pretrained import identity
 from suite.plan import Job, Workplace
 from suite.pruning import kept_layers
 from suite.records import CellFolder, StudyFolder, read_lines
@@ -52,9 +54,10 @@ class Bench:
         start: str | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
         plugins: tuple[str, ...] = (),
+        pretrained: str | None = None,
     ) -> bool:
         workplace = Workplace(str(self.folder.path), str(self.data), plugins)
-        return run_cell(Job(name, cell, "row", start), workplace, report)
+        return run_cell(Job(name, cell, "row", start, pretrained), workplace, report)
 
     def finished(self, cell: Cell, name: str = "cell", **options: Any) -> CellFolder:
         record = self.folder.cell(name)
@@ -723,19 +726,94 @@ def test_weights_that_no_longer_fit_their_method_are_refused(bench: Bench) -> No
         load_trained(bench.folder, "start", bench.dataset)
 
 
+# Starting from weights from outside
+
+
+@pytest.fixture
+def weights(bench: Bench, tmp_path: Path) -> Path:
+    """A checkpoint with LXMERT's names, of one layer less in each stack, that knows two of the four answers."""
+    write_pretrained(
+        tmp_path, seed=9, vocabulary=16, features=5, layers=(1, 1, 1), **dataclasses.asdict(CELL.model)
+    )  # fmt: skip
+    return tmp_path / "model_LXRT.pth"
+
+
+def test_a_cell_starts_from_a_checkpoint_and_records_what_it_took(bench: Bench, weights: Path) -> None:
+    cell = dataclasses.replace(SOFTMAX, pretrained=str(weights), protocol=dataclasses.replace(ADAMW, steps=1))
+    record = bench.finished(cell, pretrained=identity(str(weights)))
+    (segment,) = read_lines(record.path / "segments.jsonl")
+    start = segment["start"]
+    assert (start["kind"], start["answers"], start["answers_found"]) == ("pre-training by LXMERT", "by text", 4)
+    assert {name.split(".")[3] for name in start["new"]} == {"1"}  # The second layer of each stack.
+    assert start["loaded"] + len(start["new"]) == len(build_model(SOFTMAX, bench.dataset).state_dict())
+    assert "pre-training by LXMERT" in record.log.read_text()
+
+
+def test_a_checkpoint_is_where_training_starts(bench: Bench, weights: Path) -> None:
+    """With a rate of 0 the model that is saved is the one that was loaded."""
+    still = dataclasses.replace(ADAMW, steps=1, learning_rate=1e-30, weight_decay=0.0)
+    cell = dataclasses.replace(SOFTMAX, pretrained=str(weights), deeper="neighbour", protocol=still)
+    record = bench.finished(cell, pretrained=identity(str(weights)))
+    saved = checkpoints.load_model(record.checkpoints)
+    theirs = torch.load(weights, weights_only=True)
+    name = "encoder.r_layers.{}.output.dense.weight"
+    for layer in (0, 1):
+        assert torch.equal(saved[f"lxmert.{name.format(layer)}"], theirs[f"module.bert.{name.format(0)}"])
+
+
+def test_other_weights_than_those_of_the_plan_are_refused(bench: Bench, weights: Path) -> None:
+    cell = dataclasses.replace(SOFTMAX, pretrained=str(weights))
+    failure = bench.failure(cell, pretrained="0" * 64)
+    assert failure["kind"] == "data or configuration"
+    assert "has other weights here" in failure["message"]
+
+
+# The official accuracy
+
+
+def test_the_official_accuracy_is_beside_the_soft_one(finished: tuple[Bench, CellFolder]) -> None:
+    """All ten humans said "yes" to every question, whatever its label is."""
+    result, table = finished[1].result() or {}, finished[1].predictions()
+    assert table["official"].tolist() == [float(answer == "yes") for answer in table["answer"]]
+    assert result["official"] == {"test": round(100 * table["official"].mean(), 2)}
+    assert set(table["answer_type"]) == {"other"}
+
+
 # One step
+
+
+@pytest.mark.parametrize("cell", [SOFTMAX, CELL], ids=["softmax", "layerdrop"])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(bench: Bench, cell: Cell) -> None:
+    """Layers are drawn once for all parts. Dropout draws for each part, so it is off."""
+    still = dataclasses.replace(cell.model, hidden_dropout=0.0, attention_dropout=0.0)
+    cell, rows = dataclasses.replace(cell, model=still), bench.dataset.rows("train")[:7]
+
+    def gradients(parts: int) -> tuple[float, list[torch.Tensor | None]]:
+        torch.manual_seed(0)
+        model = build_model(cell, bench.dataset).train()
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+        split = np.array_split(rows, parts)
+        loss = training.train_step(model, optimiser, bench.dataset, split, cell, 3, torch.device("cpu"))
+        return loss.item(), [weight.grad for weight in model.parameters()]
+
+    (loss, whole), (same, summed) = gradients(1), gradients(3)
+    assert same == pytest.approx(loss, rel=1e-6)
+    for one, other in zip(whole, summed, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-7)
 
 
 def test_the_layers_of_a_step_depend_on_the_seed_and_the_step_alone(bench: Bench) -> None:
     """Whatever was drawn before: a cell that resumes has drawn other numbers."""
-    batch = bench.dataset.batch(bench.dataset.rows("train")[:7])
+    rows = bench.dataset.rows("train")[:7]
 
     def loss(step: int, draws: int) -> float:
         torch.manual_seed(0)
         model = build_model(CELL, bench.dataset).train()
         torch.rand(draws)
         optimiser = torch.optim.SGD(model.parameters())
-        return training.train_step(model, optimiser, batch, CELL, step, torch.device("cpu")).item()
+        return training.train_step(model, optimiser, bench.dataset, [rows], CELL, step, torch.device("cpu")).item()
 
     assert loss(3, draws=0) == loss(3, draws=5)
     assert len({loss(step, draws=0) for step in range(5)}) == 5

@@ -5,7 +5,7 @@
       boxes.npy        (I, R, 4) float32, x0 y0 x1 y1 as shares of width and height
       images.parquet   image_id, width, height, checksum
       conversion.json  written last: what was asked for, what was left out
-      journal.jsonl    what is done so far; gone when all is
+      journal.txt      what is done so far, a line at a time with its checksum; gone when all is
 
 Threads do the work: what costs time (reading, base64, rounding, checksums, writing) runs outside of Python's lock,
 so that they use all cores, share one process's memory and end with it, however it ends. Each holds one record, so
@@ -28,6 +28,7 @@ import json
 import os
 import shutil
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -104,7 +105,7 @@ def convert(
     with _journal(folder) as (journal, lines):
         if not lines:
             work.allocate()
-            _append(journal, work.request)
+            journal.append(work.request)
         elif lines[0] != work.request:
             raise _other(folder)
         number, position = work.replay(lines[1:])
@@ -187,7 +188,7 @@ class _Work:
     def done(self) -> int:
         return int(np.count_nonzero(self.state))
 
-    def run(self, journal: io.BufferedRandom, number: int, position: Position, workers: int) -> None:
+    def run(self, journal: _Journal, number: int, position: Position, workers: int) -> None:
         """Converts what is left of the sources, from `position` of the source `number` on."""
         files = [os.open(self.folder / name, os.O_WRONLY) for name in ARRAYS]
         starts = [_data_start(self.folder / name) for name in ARRAYS]
@@ -199,7 +200,7 @@ class _Work:
                     for after, outcomes in converted:
                         self.accept(outcomes, self.progress)
                         entry = {"source": source, "after": [after.records, after.offset], "outcomes": outcomes}
-                        _append(journal, entry)
+                        journal.append(entry)
                 position = Position()
             for file in files:
                 os.fsync(file)
@@ -277,7 +278,7 @@ class _Work:
         )
         images.to_parquet(self.folder / "images.parquet", index=False)
         write_json(self.folder / "conversion.json", {"request": self.request, "left_out": self.left_out})
-        (self.folder / "journal.jsonl").unlink()
+        (self.folder / "journal.txt").unlink()
         return Conversion(self.folder, images, self.left_out)
 
 
@@ -301,10 +302,10 @@ def _other(folder: Path) -> DataError:
 
 
 @contextmanager
-def _journal(folder: Path) -> Iterator[tuple[io.BufferedRandom, list[dict[str, Any]]]]:
+def _journal(folder: Path) -> Iterator[tuple[_Journal, list[dict[str, Any]]]]:
     """The folder's journal, held by this process alone, and its whole lines; a torn last one is cut off."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "journal.jsonl"
+    path = folder / "journal.txt"
     if not path.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} holds something else than a conversion. Choose another folder.")
     with path.open("a+b") as journal:
@@ -313,25 +314,33 @@ def _journal(folder: Path) -> Iterator[tuple[io.BufferedRandom, list[dict[str, A
         except OSError:
             raise DataError(f"{folder}: another process is at this conversion. Wait for it.") from None
         journal.seek(0)
-        lines, whole = [], 0
+        lines, whole, before = [], 0, 0
         for line in journal:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                lines.pop()
-                break
-            whole += len(line)
+            checksum, _, text = line.partition(b" ")
+            if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text, before):
+                if any(journal):
+                    raise DataError(f"{path} is damaged. Delete {folder} and begin again.")
+                break  # The last line is what a kill left of it.
+            lines.append(json.loads(text))
+            whole, before = whole + len(line), zlib.crc32(text, before)
         journal.truncate(whole)
         if len(lines) > 1 and not all((folder / name).is_file() for name in ARRAYS):
             raise DataError(f"{folder}: its arrays are gone. Delete the folder and begin again.")
-        yield journal, lines
+        yield _Journal(journal, before), lines
 
 
-def _append(journal: io.BufferedRandom, entry: dict[str, Any]) -> None:
-    journal.write(json.dumps(entry).encode() + b"\n")
-    journal.flush()
+@dataclass
+class _Journal:
+    """Lines of JSON, each behind the checksum of all lines so far: one that is lost shows too."""
+
+    file: io.BufferedRandom
+    checksum: int
+
+    def append(self, entry: dict[str, Any]) -> None:
+        text = json.dumps(entry).encode() + b"\n"
+        self.checksum = zlib.crc32(text, self.checksum)
+        self.file.write(b"%08x " % self.checksum + text)
+        self.file.flush()
 
 
 def _in_order(

@@ -55,6 +55,8 @@ class Reading:
     frame: pandas.DataFrame
     skipped: list[str]
     """A sentence for every record that was left out, with file, line and record. Empty without `skip_bad`."""
+    asked: dict[str, int] = field(default_factory=dict)
+    """Questions of each split in its files, those that were left out included."""
 
 
 @uncollected()
@@ -78,12 +80,14 @@ def read_questions(files: Mapping[str, Sequence[Path]], *, skip_bad: bool = Fals
     [0, 1], pictures of several of COCO's sets in one file. With `skip_bad` wrong records are left out and listed
     instead; of equal ids the first stays.
     """
-    rows, faults = _Rows(), Faults(skip_bad)
+    rows, faults, asked = _Rows(), Faults(skip_bad), {}
     for split, paths in files.items():
-        _read_split(split, [_records(Path(path)) for path in paths], rows, faults)
+        sources = [_records(Path(path)) for path in paths]
+        asked[split] = sum(len(source.items) for source in sources if source.key != "annotations")
+        _read_split(split, sources, rows, faults)
     skipped = faults.sentences()
     if not (frame := rows.frame()).empty:
-        return Reading(frame, skipped)
+        return Reading(frame, skipped, asked)
     raise DataError(f"expected at least one question, got none. {' '.join(skipped[:1])}".rstrip())
 
 

@@ -12,6 +12,7 @@ Every source (easy-VQA, VQA 2.0) is brought into this one form once; everything 
       tokenizer.json     in the form of the `tokenizers` library
       answers.json       list of strings; a label is a position in it
       dataset.json       written last: what this is, how large each file must be, checksums of the others
+      left_out.txt       only where something of the source was left out: a sentence for each
 
 Shapes: Q questions, I images, R regions of a picture, F features of a region, L words of a question,
 A answers, B questions of a batch.
@@ -27,7 +28,7 @@ import shutil
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,16 @@ class DataSet:
         wanted = [self.split_names.index(name) for name in splits]
         return np.flatnonzero(np.isin(self.split, wanted))
 
+    def check_answers(self, *splits: str) -> None:
+        """Raises DataError for an unknown split, and for one without answers, as the test server's."""
+        for split in splits:
+            rows = self.rows(split)
+            if not np.any(self.label_starts[rows + 1] > self.label_starts[rows]):
+                raise DataError(
+                    f"{self.title}: the split {split!r} has no answers to train or test with. Choose another; "
+                    "`ablate predict` answers its questions."
+                )
+
     def batch(self, rows: np.ndarray | Sequence[int], share: bool = False) -> Batch:
         """The questions at `rows`, (B,), in that order; with `share` each picture once for all its questions.
 
@@ -180,9 +191,13 @@ class DataSet:
             boxes=np.broadcast_to(_mean(self.boxes, images), self.boxes.shape),
         )
 
-    def questions(self, *columns: str) -> pandas.DataFrame:
-        """questions.parquet, or the given columns of it, one row per question; each call reads the file."""
-        return pandas.read_parquet(self.folder / "questions.parquet", columns=list(columns) or None)
+    def questions(self, *columns: str, rows: np.ndarray | None = None) -> pandas.DataFrame:
+        """questions.parquet, or the given columns of it, one row per question; each call reads the file.
+
+        With `rows` (N,) those questions alone, in that order, the index their rows.
+        """
+        table = pyarrow.parquet.read_table(self.folder / "questions.parquet", columns=list(columns) or None)
+        return table.to_pandas() if rows is None else table.take(rows).to_pandas().set_index(pandas.Index(rows))
 
     def images(self, *columns: str) -> pandas.DataFrame:
         """images.parquet, or the given columns of it, one row per image; each call reads the file."""
@@ -221,6 +236,8 @@ def write_dataset(
     tokenizer: str,
     vocabulary: int,
     answers: Sequence[str],
+    asked: Mapping[str, int] | None = None,
+    left_out: Sequence[str] = (),
 ) -> None:
     """Write a data set, so that `folder` either holds all of it or does not exist.
 
@@ -228,7 +245,9 @@ def write_dataset(
     the image arrays in the order of `images`: regions (n, R, F) and boxes (n, R, 4), so that a set larger
     than the memory can be written; the first piece sets the type. Or `pictures` is the folder of a finished
     conversion (suite/data/convert.py) on the same file system, and `images` has its `checksum` too: the arrays
-    are moved, not copied, and the folder is gone. `tokenizer` is the text of tokenizer.json.
+    are moved, not copied, and the folder is gone. `tokenizer` is the text of tokenizer.json. `asked` has the
+    questions of each split in the source, where some were left out of it: dataset.json then says how many, and
+    left_out.txt has the sentences `left_out`.
 
     All is built in a sibling folder, then renamed. Of two processes that write the same set at once, the
     second finds the first one's folder and leaves it. Raises DataError for content that does not fit
@@ -270,7 +289,9 @@ def write_dataset(
             "licence": licence,
             "attribution": attribution,
             "splits": {
-                str(split): {"questions": len(image), "images": len(set(image))} for split, image in counted
+                str(split): {"questions": len(image), "images": len(set(image))}
+                | ({"left_out": asked[str(split)] - len(image)} if asked and asked[str(split)] > len(image) else {})
+                for split, image in counted
             },
             "boxes": boxes,
             "features": features,
@@ -280,6 +301,8 @@ def write_dataset(
             "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
             "bytes": {file: (draft / file).stat().st_size for file in FILES},
         }
+        if left_out:
+            (draft / "left_out.txt").write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
         checksums = {file: file_checksum(draft / file) for file in FILES if file not in ARRAYS}
         information["checksums"] = checksums | {"dataset.json": description_checksum(information)}
         (draft / "dataset.json").write_text(json.dumps(information, ensure_ascii=False, indent=2), encoding="utf-8")

@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,6 +164,17 @@ def load(
         answers_found=sum(row is not None for row in rows),
         zero_answers=tuple(text for text, row in zip(answers, rows, strict=False) if row is None),
     )
+
+
+@lru_cache(maxsize=64)
+def identity(source: str) -> str:
+    """sha256 of the weights of ``source``, and of the list of answers that lies beside them, if any.
+
+    The same weights have the same identity in another place. Raises UserError where there are none.
+    """
+    path = _weights_file(source)
+    beside = [file for name in BESIDE if (file := path.with_name(name)).exists()]
+    return hashlib.sha256(" ".join(_digest(file) for file in (path, *beside)).encode()).hexdigest()
 
 
 def convert_names(names: Iterable[str]) -> dict[str, str]:
@@ -358,6 +370,21 @@ def _open(source: str) -> _Source:
     if not HUB_ID.fullmatch(source):
         raise UserError(f"There is no file or folder {source}. Give the path of a checkpoint, or a hub id.")
     return _open_transformers(source, "hub", _in_hub(source))
+
+
+def _weights_file(source: str) -> Path:
+    """The file of weights of ``source``, unread."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        for folder in (path, path / "checkpoint"):
+            if steps := checkpoints.steps(folder):
+                return folder / f"step-{steps[-1]:08d}" / "model.safetensors"
+        return _in_folder(source, path)[1]
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(source):
+        raise UserError(f"There is no file or folder {source}. Give the path of a checkpoint, or a hub id.")
+    return _in_hub(source)[1]
 
 
 def _open_cell(source: str, folder: Path) -> _Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import random
@@ -178,7 +179,7 @@ def test_killed_five_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     wanted = [*ids, "COCO_train2014_000000009999"]
     whole = convert([Obj36(tsv, SHAPE)], tmp_path / "whole", wanted=wanted, dtype="float32", skip_bad=True)
     assert len(whole.images) == 797
-    out, journal = tmp_path / "killed", tmp_path / "killed" / "journal.jsonl"
+    out, journal = tmp_path / "killed", tmp_path / "killed" / "journal.txt"
     command = [sys.executable, "-c", KILLED, str(tsv), str(out), *wanted]
     for after in sorted(random.Random(time.time_ns()).sample(range(3, 60), 5)):
         process = subprocess.Popen(command)
@@ -196,17 +197,23 @@ def test_killed_five_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_a_torn_line_of_the_journal_is_done_again(tsv: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def torn(tsv: Path) -> Path:
+    """A file whose 41st line is none: a conversion stops there."""
     lines = tsv.read_bytes().splitlines(True)
     tsv.write_bytes(b"".join([*lines[:40], b"torn\n", *lines[40:]]))
+    return tsv
+
+
+def test_a_torn_line_of_the_journal_is_done_again(torn: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"small.tsv, line 41: expected 10 columns"):
-        convert([Obj36(tsv, SHAPE)], out, wanted=IDS, workers=1)
-    journal = out / "journal.jsonl"
+        convert([Obj36(torn, SHAPE)], out, wanted=IDS, workers=1)
+    journal = out / "journal.txt"
     whole = journal.read_bytes()
     assert whole.count(b"\n") == 6  # what was asked for, and the five pieces before the fault
     journal.write_bytes(whole[:-10])
-    done = convert([Obj36(tsv, SHAPE)], out, wanted=IDS, skip_bad=True)
+    done = convert([Obj36(torn, SHAPE)], out, wanted=IDS, skip_bad=True)
     assert done.images["image_id"].tolist() == IDS
     assert len(done.left_out) == 1
 
@@ -278,7 +285,7 @@ def test_another_conversion_in_the_folder_is_kept(tsv: Path, tmp_path: Path) -> 
 def test_two_conversions_at_once_are_refused(tsv: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with (out / "journal.jsonl").open("ab") as held:
+    with (out / "journal.txt").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(DataError, match="another process is at this conversion"):
             convert([Obj36(tsv, SHAPE)], out)
@@ -414,6 +421,38 @@ def test_verify_says_that_older_sets_have_no_checksums(store: Path) -> None:
     open_dataset(store)
     with pytest.raises(DataError, match="before checksums were kept"):
         verify_dataset(store)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_mutated_journal_is_refused_or_ends_in_the_same_bytes(
+    data: st.DataObject, torn: Path, tmp_path: Path
+) -> None:
+    """Whatever of its lines a damaged disk gives back."""
+    whole, stopped, out = tmp_path / "whole", tmp_path / "stopped", tmp_path / "out"
+    if not whole.exists():
+        convert([Obj36(torn, SHAPE)], whole, wanted=IDS, skip_bad=True)
+        with pytest.raises(DataError, match="line 41"):
+            convert([Obj36(torn, SHAPE)], stopped, wanted=IDS)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(stopped, out)
+    lines = (out / "journal.txt").read_bytes().splitlines(True)
+    for _ in range(data.draw(st.integers(1, 3))):
+        number = data.draw(st.integers(0, len(lines) - 1))
+        match data.draw(st.sampled_from(["change", "lose", "swap"])):
+            case "change":
+                place = data.draw(st.integers(0, len(lines[number]) - 1))
+                lines[number] = (
+                    lines[number][:place] + bytes([data.draw(st.integers(0, 255))]) + lines[number][place + 1 :]
+                )
+            case "lose" if len(lines) > 1:
+                del lines[number]
+            case _:
+                lines[0], lines[number] = lines[number], lines[0]
+    (out / "journal.txt").write_bytes(b"".join(lines))
+    with contextlib.suppress(DataError):
+        convert([Obj36(torn, SHAPE)], out, wanted=IDS, skip_bad=True)
+        assert contents(out) == contents(whole)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,123 @@
+"""``ablate predict`` and ``ablate score add``: answers for the VQA test server, and what it said to them.
+
+The server takes a JSON list of {question_id, answer} over the whole test split, and scores test-dev, which is part
+of it, and test-std. What it answered is typed in, and kept in the cell's record beside what was sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from suite import plan
+from suite.data.questions import read_questions
+from suite.data.store import DataError, DataSet
+from suite.errors import UserError, unknown
+from suite.records import CellFolder, StudyFolder, write_text
+from suite.training import load_trained, predict
+
+
+def write_submission(
+    study: StudyFolder,
+    cell_id: str,
+    data: Path,
+    split: str,
+    out: Path,
+    questions: Path | None = None,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Writes the answers of a finished cell to all questions of ``split`` to ``out``; returns a sentence about it.
+
+    ``questions`` is the file of questions that the answers must be of, all of them and no others; without it those
+    of the data set's source count. ``device`` is by default a GPU where there is one. ``progress`` is told how many
+    questions of how many are answered.
+
+    Raises UserError where the cell is not finished or has changed since, ``out`` exists, or an answer is missing.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists, and may have been sent. Give --out a new file.")
+    cell, dataset = plan.trained_cell(study, cell_id, data)
+    rows = dataset.rows(split)
+    ids = dataset.questions("question_id", rows=rows)["question_id"]
+    _check_complete(dataset, split, set(ids.tolist()), questions)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_trained(study, cell_id, dataset).to(chosen)
+    label = np.empty(len(rows), dtype=np.int64)
+    done = 0
+    for part, logits, _ in predict(model, dataset, rows, cell):
+        label[np.searchsorted(rows, part)] = logits.argmax(1).numpy()
+        done += len(part)
+        if progress is not None:
+            progress(done, len(rows))
+    listed = [
+        {"question_id": question, "answer": dataset.answers[answer]}
+        for question, answer in zip(ids.tolist(), label.tolist(), strict=True)
+    ]
+    text = json.dumps(listed)
+    write_text(out, text)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    study.cell(cell_id).append(
+        "submissions",
+        [{"split": split, "questions": len(listed), "sha256": sha256, "file": out.name, "written": _now()}],
+    )
+    return f"Answers of {cell_id} to all {len(listed):,} questions of {split}, sha256 {sha256[:12]}."
+
+
+def _check_complete(dataset: DataSet, split: str, ids: set, questions: Path | None) -> None:
+    """Raises UserError where the split's questions are not all that the server asks."""
+    if questions is not None:
+        asked = set(read_questions({split: [questions]}).frame["question_id"].tolist())
+        if asked != ids:
+            raise DataError(
+                f"{questions} asks {len(asked):,} questions, and the split {split!r} has {len(ids):,}: "
+                f"{len(asked - ids):,} are missing, {len(ids - asked):,} are others. Prepare the data set with "
+                "that file."
+            )
+    elif left_out := dataset.information["splits"][split].get("left_out", 0):
+        raise DataError(
+            f"The split {split!r} lacks {left_out:,} questions that were left out when it was prepared, and the "
+            f"server refuses a part ({dataset.folder / 'left_out.txt'} lists them). Prepare it again, whole."
+        )
+
+
+def add_server_score(runs: Path, cell_id: str, split: str, accuracy: float, study: str | None = None) -> str:
+    """Keeps what the test server answered for a cell; returns a sentence about it.
+
+    ``accuracy`` is in per cent. It is held to be of the last submission that was made of the cell, if any. Raises
+    UserError where no finished cell, or several, have that id, and for an accuracy that is none.
+    """
+    if not 0 <= accuracy <= 100:
+        raise UserError(f"An accuracy is in per cent, from 0 to 100; received {accuracy}.")
+    record = _find(runs, cell_id, study)
+    if record.state != "finished":
+        raise UserError(f"The cell {cell_id} is {record.state}: the server cannot have scored it. Check the id.")
+    submissions = record.submissions()
+    sent = submissions[-1]["sha256"] if submissions else None
+    before = record.server().get(split)
+    record.append("server", [{"split": split, "accuracy": accuracy, "added": _now(), "submission": sent}])
+    instead = f", instead of {before['accuracy']}" if before else ""
+    of = f"submission {sent[:12]}" if sent else "a submission that was not made with `ablate predict`"
+    return f"{cell_id}: {split} {accuracy} % as the server answered for {of}{instead}. `ablate report` shows it."
+
+
+def _find(runs: Path, cell_id: str, study: str | None) -> CellFolder:
+    found = sorted(
+        path.parent for path in runs.glob(f"{study or '*'}/*/config.json") if path.parent.name == cell_id
+    )
+    if not found:
+        raise unknown("cell", cell_id, [path.parent.name for path in runs.glob(f"{study or '*'}/*/config.json")])
+    if len(found) > 1:
+        studies = ", ".join(path.parent.name for path in found)
+        raise UserError(f"The cell {cell_id} is in several studies: {studies}. Say which with --study NAME.")
+    return CellFolder(found[0])
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z")
