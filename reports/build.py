@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from reports.render import comma_separated, latex, markdown, terminal
+from reports.render import comma_separated, latex, markdown, terminal, types_comma_separated
 from reports.tables import Report, build_report
 from suite.records import write_bytes, write_text
 
@@ -14,14 +14,18 @@ from suite.records import write_bytes, write_text
 def build(study_folder: Path, output: Path, width: int = 100) -> str:
     """Writes tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables as text.
 
-    ``width`` is that of the terminal, in characters. The files depend on the records alone: the same records
-    give the same bytes.
+    Where questions have types, types.csv too. ``width`` is that of the terminal, in characters. The files depend on
+    the records alone: the same records give the same bytes.
     """
     report = build_report(study_folder)
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "tables.md", markdown(report))
     write_text(output / "tables.tex", latex(report))
     write_text(output / "tables.csv", comma_separated(report))
+    if (types := types_comma_separated(report)) is None:
+        (output / "types.csv").unlink(missing_ok=True)
+    else:
+        write_text(output / "types.csv", types)
     write_figures(report, output / "figures")
     return terminal(report, width, styled=sys.stdout.isatty())
 

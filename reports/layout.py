@@ -8,18 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from reports.tables import CellRecord, Report, Row
+from reports.by_type import KINDS, Kind
+from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
 
 ABSENT = "-"
 """Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
 DAGGER = "†"
 COMPARISONS = "What each change is worth"
+TYPES = "Accuracy by type of answer and question"
+FEW = 8
+"""Types of one kind that a table has room for."""
 
 
 @dataclass(frozen=True)
 class Column:
     side: str
-    """``paper`` (published), ``ours`` (measured) or empty: no reader may take one for the other."""
+    """``paper`` (published), ``ours`` (measured) or empty: no reader may take one for the other. By type, which is
+    ours alone, ``answer`` or ``question``."""
     title: str
 
 
@@ -36,6 +41,8 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[Note, ...]
     """The notes that its rows refer to, in the order of their marks."""
+    breaks: tuple[int, ...] = ()
+    """Columns before which a narrow page may begin a new part of the table."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,15 @@ def lay_out(report: Report) -> Layout:
     """The report as text: one string per table cell, clean of control characters, not yet escaped."""
     macs = _unit([row.measured.macs_reference for row in report.rows if row.measured])
     parameters = _unit([row.measured.parameters for row in report.rows if row.measured])
+    server = any(row.measured and row.measured.server for row in report.rows)
+    official = any(row.measured and row.measured.official is not None for row in report.rows)
     columns = (
         Column("", "Method"),
         Column("paper", "test-dev"),
         Column("paper", "test-std"),
         Column("paper", "diff."),
+        *(Column("ours", split) for split in SERVER_SPLITS if server),
+        *([Column("ours", "official")] if official else []),
         Column("ours", "test"),
         Column("ours", "diff."),
         Column("ours", "seeds"),
@@ -82,20 +93,61 @@ def lay_out(report: Report) -> Layout:
         Column("ours", f"params ({parameters.name})"),
         Column("ours", "seconds"),
     )
+    costs = len(columns) - 4
+    breaks = (costs - 3 - official, costs) if server or official else (costs,)
     marks = _marks(report)
     tables = []
     for block in report.blocks:
         rows = tuple(
-            (_marked_label(row, marks), *_published(row), *_measured(row, macs, parameters)) for row in block.rows
+            (
+                _marked_label(row, marks),
+                *_published(row),
+                *(_server(row) if server else ()),
+                *([_official(row)] if official else []),
+                *_measured(row, macs, parameters),
+            )
+            for row in block.rows
         )
         used = {note for row in block.rows for note in row.notes}
         notes = [Note(mark, plain(text)) for text, mark in marks.items() if text in used]
         if any(row.looked is False for row in block.rows):
             notes.append(_not_looked(report))
-        tables.append(TextTable(block.title, columns, rows, tuple(notes)))
+        tables.append(TextTable(block.title, columns, rows, tuple(notes), breaks))
+    if any(_few_types(report)):
+        tables.append(_types_table(report))
     if report.comparisons:
         tables.append(_comparison_table(report))
-    return Layout(plain(report.heading), tuple(tables), _floors(report), _remarks(report))
+    return Layout(plain(report.heading), tuple(tables), _floors(report), _remarks(report, server, official))
+
+
+def _few_types(report: Report) -> list[tuple[Kind, str, int | None]]:
+    """The types that have a column, each with its number of questions: those of a kind that has few."""
+    if report.by_type is None:
+        return []
+    return [
+        (kind, name, questions)
+        for kind in KINDS
+        if len(types := report.by_type.types(kind)) <= FEW
+        for name, questions in types.items()
+    ]
+
+
+def _types_table(report: Report) -> TextTable:
+    assert report.by_type is not None
+    columns, rows = [Column("", "Method")], []
+    types = _few_types(report)
+    for kind, name, questions in types:
+        count = f" ({questions:,})" if questions is not None else ""
+        columns.append(Column(kind.removesuffix("_type"), (plain(name) or "untyped") + count))
+    for row in report.rows:
+        accuracies = (report.by_type.accuracy(row.key, kind, name) for kind, name, _ in types)
+        cells = [ABSENT if accuracy is None else f"{accuracy:.2f}" for accuracy in accuracies]
+        if row.measured is None:
+            cells[0] = row.state
+        rows.append((plain(row.label) + (" (stale)" if row.stale else ""), *cells))
+    score = "official accuracy" if report.by_type.official else "LXMERT's soft score"
+    # Any column but the first two may begin a new part.
+    return TextTable(f"{TYPES}: {score}", tuple(columns), tuple(rows), (), tuple(range(2, len(columns))))
 
 
 def _comparison_table(report: Report) -> TextTable:
@@ -177,6 +229,16 @@ def _published(row: Row) -> tuple[str, str, str]:
     )
 
 
+def _server(row: Row) -> list[str]:
+    answered = row.measured.server if row.measured else {}
+    return [f"{answered[split]:.2f}" if split in answered else ABSENT for split in SERVER_SPLITS]
+
+
+def _official(row: Row) -> str:
+    official = row.measured.official if row.measured else None
+    return ABSENT if official is None else f"{official:.2f}"
+
+
 def _measured(row: Row, macs: Unit, parameters: Unit) -> tuple[str, ...]:
     measured = row.measured
     if measured is None:
@@ -211,12 +273,36 @@ def _floors(report: Report) -> tuple[str, ...]:
     return tuple(map(plain, lines))
 
 
-def _remarks(report: Report) -> tuple[str, ...]:
+def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
     return (
         plain(report.reference),
         f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
         "paper; seconds of training.",
+        *(
+            [
+                "Ours, test: LXMERT's soft score, of raw strings inside the vocabulary of answers; official: the "
+                "official evaluator's rules on all ten humans' answers. Our differences are of test."
+            ]
+            if official
+            else []
+        ),
+        *(
+            [
+                f"Ours, {' and '.join(SERVER_SPLITS)}: what the VQA test server answered, mean over the seeds that "
+                "have it; not computed here."
+            ]
+            if server
+            else []
+        ),
+        *(
+            [
+                "By type: ours, accuracy in % on the test split, mean over seeds; in brackets, questions. "
+                "types.csv has all types."
+            ]
+            if report.by_type
+            else []
+        ),
         *(
             ["Changes: test accuracy with the change minus without it, each pair of equal seeds, mean over seeds."]
             if report.comparisons

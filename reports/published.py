@@ -36,6 +36,12 @@ class Published:
     notes: tuple[str, ...]
     """Known problems, as sentences."""
 
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """The test server's split -> accuracy in per cent, without those that the paper prints as a dash."""
+        both = {"test-dev": self.test_dev, "test-std": self.test_std}
+        return {split: accuracy for split, accuracy in both.items() if accuracy is not None}
+
     def matches(self, variant: str, arguments: Mapping[str, Any], layers: tuple[int, ...]) -> bool:
         """Whether a cell repeats this row: arguments that the row does not name may have any value."""
         return (
@@ -60,6 +66,9 @@ class Paper:
 
     citation: str
     dataset: str
+    """Its title."""
+    dataset_name: str
+    """By which our studies know it."""
     reference: Published
     """The row that differences are taken against: softmax."""
     tables: tuple[PublishedTable, ...]
@@ -86,4 +95,5 @@ def load_paper() -> Paper:
         for table in plain["tables"]
     )
     general = tuple(plain["notes"][name] for name in plain["general_notes"])
-    return Paper(plain["citation"], plain["dataset"], rows[plain["reference"]], tables, general)
+    reference = rows[plain["reference"]]
+    return Paper(plain["citation"], plain["dataset"], plain["dataset_name"], reference, tables, general)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -20,25 +21,20 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 20
 """Terminal columns that labels need to stay readable."""
-FIRST_HALF = 7
-"""Columns before the costs; a table without costs has no more."""
+LINE = 90
+"""Characters beside the labels that a page of LaTeX has room for in \\footnotesize."""
 
 
 def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
     """The tables for a terminal of ``width`` columns; ``styled`` adds bold and dim.
 
-    Where rows do not fit, each table that has costs comes in two halves: accuracies first, costs second.
+    Where rows do not fit, a table comes in parts, each with the labels: accuracies first, costs last.
     """
     from rich.console import Console
     from rich.text import Text
 
     layout = lay_out(report)
-    parts: list[tuple[TextTable, Sequence[int]]] = []
-    for table in layout.tables:
-        every = range(len(table.columns))
-        whole = len(every) <= FIRST_HALF or sum(_widths(layout, table, every)) <= width
-        halves = [every[:FIRST_HALF], [0, *every[FIRST_HALF:]]]
-        parts += [(table, columns) for columns in ([every] if whole else halves)]
+    parts = [(table, columns) for table in layout.tables for columns in _parts(layout, table, width)]
     text = io.StringIO()
     colours = "standard" if styled else None
     # Wider than the terminal at worst, but never without a number.
@@ -55,24 +51,37 @@ def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
+def _parts(layout: Layout, table: TextTable, width: int) -> list[list[int]]:
+    """The columns of each part of a table: of as many sections as fit beside the labels, at least of one."""
+    parts: list[list[int]] = []
+    for first, end in itertools.pairwise([1, *table.breaks, len(table.columns)]):
+        section = range(first, end)
+        if parts and sum(_widths(layout, table, [*parts[-1], *section])) <= width:
+            parts[-1] += section
+        else:
+            parts.append([0, *section])
+    return parts
+
+
 def _heads(column: Column) -> list[str]:
     """A column's title in three lines: whose, what, unit."""
-    title, _, unit = column.title.partition(" ")
+    # A type may be of several words.
+    cut = column.title.rpartition if column.title.endswith(")") else column.title.partition
+    title, _, unit = cut(" ")
     return [column.side, title, unit]
 
 
 def _widths(layout: Layout, table: TextTable, columns: Sequence[int]) -> list[int]:
     """The least width of each column with the gap before it: lines may break between words, never within.
 
-    The same for all tables with these columns, so that one can be read below the other. Those of a table without
-    costs have room and do not break.
+    The same for all tables with these columns, so that one can be read below the other. Those of a table that is
+    never parted have room and do not break.
     """
     rows = [row for other in layout.tables if other.columns == table.columns for row in other.rows]
     widths = []
     for number in columns:
         texts = [*_heads(table.columns[number]), *(row[number] for row in rows)]
-        breaks = len(table.columns) > FIRST_HALF
-        words = [len(word) for text in texts for word in (text.split() if breaks else [text])]
+        words = [len(word) for text in texts for word in (text.split() if table.breaks else [text])]
         # A wider gap where ours begins: it must not read on from the paper's.
         gap = 3 if number and table.columns[number].side != table.columns[number - 1].side else 1
         widths.append(gap + (LABEL_WIDTH if number == 0 else max(words)))
@@ -138,17 +147,20 @@ def _latex_table(layout: Layout, number: int) -> str:
         groups.append(f"\\multicolumn{{{span}}}{{c}}{{{escape_latex(side)}}}" if side else "")
         rules += [f"\\cmidrule(lr){{{first}-{first + span - 1}}}"] if side else []
         first += span
+    titles = [column.title for column in block.columns]
+    widths = [max(map(len, texts)) for texts in zip(titles, *block.rows, strict=True)]
+    size, gap, labels = ("scriptsize", 2, 0.14) if sum(widths[1:]) > LINE else ("footnotesize", 3, 0.25)
     below = [*layout.floors, *layout.remarks, *(f"[{note.mark}] {note.text}" for note in block.notes)]
     return "\n".join(
         [
             "\\begin{table*}[tp]",
-            "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
+            f"\\centering\\{size}\\setlength{{\\tabcolsep}}{{{gap}pt}}",
             f"\\caption{{{escape_latex(block.title)}. {escape_latex(layout.heading)}}}",
-            f"\\begin{{tabular}}{{@{{}}p{{0.25\\textwidth}}{'r' * (len(block.columns) - 1)}@{{}}}}",
+            f"\\begin{{tabular}}{{@{{}}p{{{labels}\\textwidth}}{'r' * (len(block.columns) - 1)}@{{}}}}",
             "\\toprule",
             " & ".join(groups) + " \\\\",
             "".join(rules),
-            " & ".join(escape_latex(column.title) for column in block.columns) + " \\\\",
+            " & ".join(map(escape_latex, titles)) + " \\\\",
             "\\midrule",
             *(" & ".join(map(_latex_cell, row)) + " \\\\" for row in block.rows),
             "\\bottomrule",
@@ -217,6 +229,9 @@ CSV_COLUMNS = (
     "test_accuracy",
     "test_accuracies",
     "base_accuracies",
+    "official_accuracy",
+    "server_test_dev",
+    "server_test_std",
     "difference",
     "looked",
     "macs",
@@ -250,6 +265,27 @@ def comma_separated(report: Report) -> str:
         writer.writerow(_csv_line(_csv_values("Floors", row)))
     for line in report.comparisons:
         writer.writerow(_csv_line(_csv_change(line)))
+    return file.getvalue()
+
+
+TYPES_COLUMNS = ("key", "label", "kind", "type", "questions", "accuracy", "score")
+
+
+def types_comma_separated(report: Report) -> str | None:
+    """A line per row and type, unrounded, accuracy in per cent; None where no question has a type.
+
+    ``score`` is ``official``, or ``soft`` for LXMERT's soft score.
+    """
+    if report.by_type is None:
+        return None
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(TYPES_COLUMNS)
+    score = "official" if report.by_type.official else "soft"
+    for row in report.rows:
+        for one in report.by_type.rows.get(row.key, ()):
+            values = {"key": row.key, "label": row.label, "score": score} | dataclasses.asdict(one)
+            writer.writerow(_csv_line(values, TYPES_COLUMNS))
     return file.getvalue()
 
 
@@ -303,6 +339,9 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
         values |= {
             "test_accuracy": measured.accuracy,
             "test_accuracies": " ".join(map(repr, measured.accuracies)),
+            "official_accuracy": measured.official,
+            "server_test_dev": measured.server.get("test-dev"),
+            "server_test_std": measured.server.get("test-std"),
             "macs": measured.macs,
             "macs_reference": measured.macs_reference,
             "uncounted_operators": json.dumps(measured.uncounted_operators, sort_keys=True),
@@ -312,8 +351,8 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
     return values
 
 
-def _csv_line(values: Mapping[str, object]) -> list[str]:
-    return [_csv_cell(values.get(column)) for column in CSV_COLUMNS]
+def _csv_line(values: Mapping[str, object], columns: Sequence[str] = CSV_COLUMNS) -> list[str]:
+    return [_csv_cell(values.get(column)) for column in columns]
 
 
 def _csv_cell(value: object) -> str:

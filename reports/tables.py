@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import fmean
 from typing import Any
 
+from reports.by_type import ByType, by_type
 from reports.published import Paper, Published, load_paper
 from suite.records import CellFolder, RecordError, StudyFolder, depth_text, load_cells
+
+SERVER_SPLITS = ("test-dev", "test-std")
+"""VQA 2.0's splits whose answers the test server alone has."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class CellRecord:
     folder: Path
     start: str | None
     """Id of the cell that it starts from."""
+    server: Mapping[str, Mapping[str, Any]]
+    """What the test server answered (CellFolder.server) for a finished cell."""
 
     @property
     def keep(self) -> list[list[int]] | None:
@@ -51,6 +57,11 @@ class CellRecord:
                 "Delete that cell's folder and run again."
             ) from None
 
+    @property
+    def official(self) -> float | None:
+        """Official accuracy of the test split in per cent; None where the humans' answers are not known."""
+        return ((self.result or {}).get("official") or {}).get(self.configuration["test"])
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -68,6 +79,10 @@ class Measured:
     parameters: float
     seconds: float
     """Training time."""
+    official: float | None
+    """Official test accuracy, per cent, of the cells that have it; None where none has."""
+    server: Mapping[str, float]
+    """The test server's split -> accuracy that it answered, per cent, of the cells that have it."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +175,8 @@ class Report:
     blocks: tuple[Block, ...]
     floors: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
+    by_type: ByType | None
+    """Accuracies by type of answer and question, by the row's key; None where no question has a type."""
 
     @property
     def rows(self) -> list[Row]:
@@ -197,7 +214,11 @@ def build_report(study_folder: Path | str) -> Report:
             if measured and against
             else None,
             looked=measured.accuracy >= looked if measured and looked is not None else None,
-            notes=(*(published.notes if published else ()), *_remarks(group, reference)),
+            notes=(
+                *(published.notes if published else ()),
+                *_remarks(group, reference),
+                *([_server_note(published, group, measured)] if measured and measured.server else []),
+            ),
         )
 
     blocks = [
@@ -214,6 +235,11 @@ def build_report(study_folder: Path | str) -> Report:
         if members:
             blocks.append(Block(title, tuple(rows)))
     floors = _group(cell for cell in cells if cell.role == "floor")
+    finished = {
+        one.key: [cell.folder for cell in one.cells if cell.result is not None]
+        for block in blocks
+        for one in block.rows
+    }
     return Report(
         name=study["name"],
         dataset=study["dataset"]["title"],
@@ -225,6 +251,7 @@ def build_report(study_folder: Path | str) -> Report:
         blocks=tuple(blocks),
         floors=tuple(row(group[0].id, _floor_label(group), _floor_label(group), None, group) for group in floors),
         comparisons=_compare(study.get("comparisons", ()), cells),
+        by_type=by_type(finished),
     )
 
 
@@ -245,6 +272,7 @@ def _read(study_folder: Path | str) -> list[CellRecord]:
                 result=record.result() if finished else None,
                 folder=record.path,
                 start=plain["start"],
+                server=record.server() if finished else {},
             )
         )
     return cells
@@ -314,6 +342,8 @@ def _measure(group: Group) -> Measured | None:
         return None
     results = [cell.result for cell in finished if cell.result is not None]
     accuracies = tuple(cell.accuracy for cell in finished)
+    official = [cell.official for cell in finished if cell.official is not None]
+    server = {split: [line["accuracy"] for line in _answered(group, split).values()] for split in SERVER_SPLITS}
     return Measured(
         accuracy=fmean(accuracies),
         accuracies=accuracies,
@@ -322,7 +352,14 @@ def _measure(group: Group) -> Measured | None:
         uncounted_operators=results[0]["uncounted_operators"],
         parameters=fmean(result["parameters"] for result in results),
         seconds=fmean(result["seconds"] for result in results),
+        official=fmean(official) if official else None,
+        server={split: fmean(numbers) for split, numbers in server.items() if numbers},
     )
+
+
+def _answered(group: Group, split: str) -> dict[str, Mapping[str, Any]]:
+    """Cell id -> what the test server answered for it on ``split``."""
+    return {cell.id: cell.server[split] for cell in group if split in cell.server}
 
 
 def _state(published: Published | None, group: Group) -> str:
@@ -345,10 +382,35 @@ def _remarks(group: Group, reference: Group) -> list[str]:
         remarks.append(f"Stale, the engine has changed since: {', '.join(stale)}.")
     if group and group[0].keep is not None:
         remarks.append("Evaluated only: one trained model without the layers named, counted from 0.")
+    finished = [cell.official for cell in group if cell.result is not None]
+    if None in finished and any(official is not None for official in finished):
+        known = sum(official is not None for official in finished)
+        remarks.append(f"Official accuracy of {known} of {len(finished)} seeds.")
     changed = _deviations(group, reference) if group else []
     if changed:
         remarks.append(f"Differs from the softmax row in more than its method: {'; '.join(changed)}.")
     return remarks
+
+
+def _server_note(published: Published | None, group: Group, measured: Measured) -> str:
+    """Where the test server's numbers of a row come from, and how far they are from the published ones."""
+    said = []
+    for split in measured.server:
+        cells = [
+            f"{line['accuracy']:.2f} for {name} (added {line['added'][:10]}, {_submission(line['submission'])})"
+            for name, line in _answered(group, split).items()
+        ]
+        said.append(f"{split} {', '.join(cells)}")
+    note = f"The test server's own, not computed here: {'; '.join(said)}."
+    theirs = published.accuracies if published else {}
+    differences = [
+        f"{split} {ours - theirs[split]:+.2f}" for split, ours in measured.server.items() if split in theirs
+    ]
+    return note + (f" Minus the published, points: {', '.join(differences)}." if differences else "")
+
+
+def _submission(sha256: str | None) -> str:
+    return f"submission {sha256[:12]}" if sha256 else "submission not known"
 
 
 def _deviations(group: Group, reference: Group) -> list[str]:
@@ -374,7 +436,7 @@ def _settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """A cell's configuration flat, without what labels state. A start with its own method is told apart."""
     flat: dict[str, Any] = {}
     for name, value in configuration.items():
-        if name in ("variant", "arguments", "layers", "seed", "start"):
+        if name in ("variant", "arguments", "layers", "seed", "start", "pretrained"):
             continue
         if isinstance(value, Mapping):
             flat |= {f"{name}.{inner}": one for inner, one in value.items()}
@@ -382,7 +444,7 @@ def _settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
             flat[name] = value
     start = configuration["start"]
     if start is None:
-        return flat | {"start": "none"}
+        return flat | {"start": configuration.get("pretrained") or "none"}
     own = all(start[name] == configuration[name] for name in ("variant", "arguments", "layers"))
     # Starting from a model of one's own method and layers, or from the plain one, is stated by the study.
     flat["start"] = "trained" if own or start["variant"] == "softmax" else start["variant"]
@@ -424,22 +486,39 @@ def _value(value: Any) -> str:
 
 
 def _heading(study: Mapping[str, Any], groups: Sequence[Group], paper: Paper) -> str:
-    """One plain line: data, model size, budget, seeds, and that levels must not be compared."""
+    """One plain line: data, model size, budget, seeds, and what must not be compared."""
     dataset, cells = study["dataset"], [_training(cell) for group in groups for cell in group]
+    local = _either(cell["test"] for cell in cells)
     tests = _either(f"{dataset['splits'][cell['test']]['questions']:,}" for cell in cells)
     widths = _either(cell["model"]["width"] for cell in cells)
     heads = _either(cell["model"]["heads"] for cell in cells)
-    starts = _either(f"trained for {_budget(cell['start'])}" if cell["start"] else "random" for cell in cells)
+    starts = _either(_starting_weights(cell) for cell in cells)
     budgets = _either(_budget(cell) for cell in cells)
     seeds = ", ".join(map(str, sorted({cell["seed"] for cell in cells})))
-    published = f"The published numbers are on {paper.dataset}: compare differences, never levels."
+    published, split = f"The published numbers are on {paper.dataset}: compare differences, never levels.", ""
+    if dataset["name"] == paper.dataset_name:
+        published = (
+            f"Our accuracies on {local or 'a local split'} are not the server's on {' and '.join(SERVER_SPLITS)}, "
+            "where the published numbers are: compare with these what the server answered, on the same split, and "
+            "nothing else."
+        )
+        split = f", split {local}"
     if not cells:
         return f"The study has no rows on {dataset['title']}. {published}"
     return (
-        f"Measured here on {dataset['title']} ({tests} test questions): LXMERT of width {widths}, "
+        f"Measured here on {dataset['title']}{split} ({tests} test questions): LXMERT of width {widths}, "
         f"{heads} heads, starting weights {starts}, fine-tuned for {budgets}, "
         f"seed{'s' if ',' in seeds else ''} {seeds}. {published}"
     )
+
+
+def _starting_weights(configuration: Mapping[str, Any]) -> str:
+    """What a cell fine-tunes: of weights from outside the last part of their path or hub id."""
+    start, pretrained = configuration["start"], configuration.get("pretrained")
+    if start:
+        before = f" from {PurePath(start['pretrained']).name}" if start.get("pretrained") else ""
+        return f"trained for {_budget(start)}{before}"
+    return PurePath(pretrained).name if pretrained else "random"
 
 
 def _budget(configuration: Mapping[str, Any]) -> str:

@@ -215,7 +215,7 @@ class _Follow(tune.Callback):
 
 
 def _job_to_plain(job: Job) -> dict[str, Any]:
-    return {"id": job.id, "cell": to_plain(job.cell), "role": job.role, "start": job.start}
+    return vars(job) | {"cell": to_plain(job.cell)}
 
 
 def _job_from_plain(plain: dict[str, Any]) -> Job:

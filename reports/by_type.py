@@ -1,0 +1,134 @@
+"""Accuracies by the type of the answer and of the question, from the predictions of finished cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import pyarrow
+import pyarrow.parquet
+
+from suite.records import RecordError
+
+Kind = Literal["answer_type", "question_type"]
+KINDS: tuple[Kind, ...] = ("answer_type", "question_type")
+USUAL = ("yes/no", "number", "other")
+"""VQA 2.0's types of answers, in the order in which the field prints them."""
+
+
+@dataclass(frozen=True)
+class TypeAccuracy:
+    """Accuracy on the questions of one type, as the mean over a row's seeds."""
+
+    kind: Kind
+    type: str
+    """Empty for questions that have none."""
+    questions: int
+    accuracy: float
+    """Per cent."""
+
+
+@dataclass(frozen=True)
+class ByType:
+    official: bool
+    """Whether accuracies are the official evaluator's; else LXMERT's soft score. One of them for all rows."""
+    rows: Mapping[str, tuple[TypeAccuracy, ...]]
+    """By the row's key: types of answers, then of questions. Rows whose records have no types are left out."""
+
+    def types(self, kind: Kind) -> dict[str, int | None]:
+        """Type -> its number of questions, or None where rows were tested on different questions."""
+        found: dict[str, set[int]] = {}
+        for one in (one for row in self.rows.values() for one in row if one.kind == kind):
+            found.setdefault(one.type, set()).add(one.questions)
+        return {name: min(found[name]) if len(found[name]) == 1 else None for name in sorted(found, key=_place)}
+
+    def accuracy(self, key: str, kind: Kind, name: str) -> float | None:
+        """Per cent; None where the row's records do not have it."""
+        found = (one.accuracy for one in self.rows.get(key, ()) if (one.kind, one.type) == (kind, name))
+        return next(found, None)
+
+
+def by_type(rows: Mapping[str, Iterable[Path]]) -> ByType | None:
+    """Of each row, by its key, the folders of the finished cells -> accuracies; None where no question has a type.
+
+    The official accuracy counts where every cell has it for every question: rows of one table are to be compared.
+    Raises RecordError for predictions that cannot be read.
+    """
+    read = {key: [means for folder in folders if (means := _read(folder))] for key, folders in rows.items()}
+    every = [mean for seeds in read.values() for means in seeds for mean in means.values()]
+    if not every:
+        return None
+    official = all(mean.official is not None for mean in every)
+    return ByType(official, {key: _accuracies(seeds, official) for key, seeds in read.items() if seeds})
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """Of one cell over the questions of one type, from 0 to 1."""
+
+    questions: int
+    soft: float
+    official: float | None
+    """None where it is not known for all questions of the cell."""
+
+
+def _read(folder: Path) -> dict[tuple[Kind, str], _Mean]:
+    """The means of one cell by kind and type; none where it has no predictions, or no type in them."""
+    path = folder / "predictions.parquet"
+    if not path.exists():
+        return {}
+    try:
+        known = pyarrow.parquet.read_schema(path).names
+        kinds = [kind for kind in KINDS if kind in known]
+        # Answers and confidences, most of the file, are not read.
+        wanted = [*kinds, *(name for name in ("score", "official") if name in known)] if kinds else []
+        columns = pyarrow.parquet.read_table(path, columns=wanted).to_pydict()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecordError(f"{path} cannot be read ({reason}). Delete that cell's folder and run again.") from None
+    official = columns.get("official", [None])
+    complete = not any(share is None or math.isnan(share) for share in official)
+    means = {}
+    for kind in (kind for kind in kinds if any(columns[kind])):
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(columns[kind]):
+            places.setdefault(name or "", []).append(place)
+        for name, chosen in places.items():
+            means[kind, name] = _Mean(
+                questions=len(chosen),
+                soft=fmean(columns["score"][place] for place in chosen),
+                official=fmean(official[place] for place in chosen) if complete else None,
+            )
+    return means
+
+
+def _accuracies(seeds: Sequence[Mapping[tuple[Kind, str], _Mean]], official: bool) -> tuple[TypeAccuracy, ...]:
+    """The means over a row's cells, which were all tested on the same questions."""
+    keys = sorted(seeds[0], key=lambda key: (KINDS.index(key[0]), _place(key[1])))
+    return tuple(
+        TypeAccuracy(
+            kind=kind,
+            type=name,
+            questions=seeds[0][kind, name].questions,
+            accuracy=100 * fmean(_share(means[kind, name], official) for means in seeds),
+        )
+        for kind, name in keys
+    )
+
+
+def _share(mean: _Mean, official: bool) -> float:
+    if not official:
+        return mean.soft
+    assert mean.official is not None
+    return mean.official
+
+
+def _place(name: str) -> tuple[int, str]:
+    """The usual types first, the others by name, none last."""
+    if name in USUAL:
+        return USUAL.index(name), ""
+    return len(USUAL) + (not name), name
