@@ -188,9 +188,12 @@ def _data(arguments: argparse.Namespace) -> int:
     from suite.plan import open_data
 
     folder, progress = arguments.data / arguments.name, _counting("prepared", "pictures")
+    files = _files(arguments)
     if arguments.action == "verify":
         return _verify(folder)
-    if arguments.action == "prepare" and not folder.exists() and (files := _files(arguments)):
+    if files and folder.exists():
+        _say(f"{folder} is there already and stays as it is: delete it to prepare it from these files.")
+    elif files:
         _say(str(files))
         left_out = registry.find("dataset", arguments.name)(folder, progress, files)
         if left_out:
@@ -212,8 +215,10 @@ def _files(arguments: argparse.Namespace) -> Files | None:
         "skip_bad": arguments.skip_bad,
     }
     given = {name: value for name, value in given.items() if value}
-    if arguments.source is None and not given:
+    if arguments.source is None and not given and not arguments.splits:
         return None
+    if arguments.action != "prepare":
+        raise UserError(f"`ablate data {arguments.action}` takes no files to prepare from. Leave them out.")
     from suite.data import vqa2
 
     if arguments.name != vqa2.NAME:
@@ -221,14 +226,16 @@ def _files(arguments: argparse.Namespace) -> Files | None:
     if arguments.source is not None:
         return vqa2.find_files(arguments.source, arguments.splits or (), **given)
     if "splits" not in given or "features" not in given:
-        raise UserError("Expected --from FOLDER, or --split NAME=FILE and --features FILE. Give them.")
+        raise UserError(
+            "Expected --from FOLDER (and --splits of it), or --split NAME=FILE and --features FILE. Give them."
+        )
     return vqa2.Files(**given)
 
 
 def _verify(folder: Path) -> int:
     from suite.data.verify import verify_dataset
 
-    damage = verify_dataset(folder)
+    damage = verify_dataset(folder, _counting("read", "images"))
     for sentence in damage:
         print(sentence)
     print(f"{folder}: {'damaged' if damage else 'every file and every image is as it was written'}.")

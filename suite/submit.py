@@ -90,16 +90,19 @@ def _check_complete(dataset: DataSet, split: str, ids: set, questions: Path | No
 def add_server_score(runs: Path, cell_id: str, split: str, accuracy: float, study: str | None = None) -> str:
     """Keeps what the test server answered for a cell; returns a sentence about it.
 
-    ``accuracy`` is in per cent. It is held to be of the last submission that was made of the cell, if any. Raises
-    UserError where no finished cell, or several, have that id, and for an accuracy that is none.
+    ``accuracy`` is in per cent. It is held to be of the last answers that were made of the cell, if any, for a
+    split that it does not test on itself. Raises UserError where no finished cell, or several, have that id, and
+    for an accuracy that is none.
     """
     if not 0 <= accuracy <= 100:
         raise UserError(f"An accuracy is in per cent, from 0 to 100; received {accuracy}.")
     record = _find(runs, cell_id, study)
     if record.state != "finished":
         raise UserError(f"The cell {cell_id} is {record.state}: the server cannot have scored it. Check the id.")
-    submissions = record.submissions()
-    sent = submissions[-1]["sha256"] if submissions else None
+    cell = record.config()["cell"]
+    own = {*cell["train"], cell["validation"], cell["test"]}
+    submissions = [line["sha256"] for line in record.submissions() if line["split"] not in own]
+    sent = submissions[-1] if submissions else None
     before = record.server().get(split)
     record.append("server", [{"split": split, "accuracy": accuracy, "added": _now(), "submission": sent}])
     instead = f", instead of {before['accuracy']}" if before else ""
@@ -108,11 +111,10 @@ def add_server_score(runs: Path, cell_id: str, split: str, accuracy: float, stud
 
 
 def _find(runs: Path, cell_id: str, study: str | None) -> CellFolder:
-    found = sorted(
-        path.parent for path in runs.glob(f"{study or '*'}/*/config.json") if path.parent.name == cell_id
-    )
+    cells = sorted(path.parent for path in runs.glob(f"{study or '*'}/*/config.json"))
+    found = [path for path in cells if path.name == cell_id]
     if not found:
-        raise unknown("cell", cell_id, [path.parent.name for path in runs.glob(f"{study or '*'}/*/config.json")])
+        raise unknown("cell", cell_id, {path.name for path in cells})
     if len(found) > 1:
         studies = ", ".join(path.parent.name for path in found)
         raise UserError(f"The cell {cell_id} is in several studies: {studies}. Say which with --study NAME.")

@@ -124,6 +124,7 @@ def test_a_cell_of_another_data_set_is_refused(cell: CellFolder, source: Path, t
 
 def test_the_servers_answer_is_kept_with_what_was_sent(cell: CellFolder, data: Path, tmp_path: Path) -> None:
     submit(cell, data, tmp_path / "out.json")
+    submit(cell, data, tmp_path / "minival.json", split="minival")  # Not for the server.
     said = add_server_score(tmp_path / "runs", cell.id, "test-dev", 71.9)
     sent = cell.submissions()[0]["sha256"]
     assert sent[:12] in said

@@ -72,7 +72,8 @@ def test_from_the_files_to_the_servers_answer(here: Path, capsys: pytest.Capture
     table = pd.read_csv("runs/paper/report/tables.csv")
     assert table.loc[table["variant"] == "span", "server_test_dev"].tolist() == [71.9]
 
-    # Deterministic, and nothing is left to do.
+    assert main(["data", "prepare", "vqa2", "--from", "lxmert"]) == 0
+    assert "is there already and stays as it is" in capsys.readouterr().err
     assert main(run) == 0
     assert "nothing to run" in capsys.readouterr().err
 
@@ -103,7 +104,9 @@ def test_what_cannot_be_prepared_is_told(here: Path, capsys: pytest.CaptureFixtu
     said = refused(capsys, "data", "prepare", "easy_vqa", "--from", "lxmert", *data)
     assert "prepared from a package" in said
     said = refused(capsys, "data", "prepare", "vqa2", "--answers", "lxmert/vqa/trainval_label2ans.json", *data)
-    assert "Expected --from FOLDER, or --split NAME=FILE and --features FILE" in said
+    assert "Expected --from FOLDER (and --splits of it), or --split NAME=FILE and --features FILE" in said
+    assert "Expected --from FOLDER" in refused(capsys, "data", "prepare", "vqa2", "--splits", "train", *data)
+    assert "`ablate data verify` takes no files" in refused(capsys, "data", "verify", "vqa2", "--skip-bad", *data)
     assert not (tmp_path / "data/vqa2").exists()
 
 

@@ -21,8 +21,8 @@ QUESTIONS = 632_117
 EPOCHS = 4
 
 
-def steps(batch_size: int, epochs: int = EPOCHS) -> int:
-    return QUESTIONS * epochs // batch_size
+def steps(batch_size: int) -> int:
+    return QUESTIONS * EPOCHS // batch_size
 
 
 SOFTMAX = Cell(

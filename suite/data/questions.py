@@ -70,6 +70,7 @@ def read_questions(files: Mapping[str, Sequence[Path]], *, skip_bad: bool = Fals
     - image_id: the picture's name without its ending, such as COCO_val2014_000000458752, in both forms;
     - humans: the ten answers as they were given; an empty list where the file has none;
     - answer_type, question_type: "" where the file has none;
+    - multiple_choice_answer: what most humans said; None where the file has none;
     - soft: answer -> score of at least 0 and at most 1; LXMERT's `label`, or the soft scores of the humans' raw
       answers; None where answers are not public;
     - file, record: where the question was read, the record from 0.
@@ -137,6 +138,7 @@ class _Rows:
     humans: list[list[str]] = field(default_factory=list)
     answer_type: list[str] = field(default_factory=list)
     question_type: list[str] = field(default_factory=list)
+    multiple_choice_answer: list[str | None] = field(default_factory=list)
     soft: list[dict[str, float] | None] = field(default_factory=list)
     file: list[str] = field(default_factory=list)
     record: list[int] = field(default_factory=list)
@@ -167,6 +169,7 @@ class _Rows:
         self.humans.append([])
         self.answer_type.append(types.get("answer_type", ""))
         self.question_type.append(types.get("question_type", ""))
+        self.multiple_choice_answer.append(None)
         self.soft.append(soft)
         self.file.append(str(source.path))
         self.record.append(number)
@@ -176,6 +179,7 @@ class _Rows:
         self.soft[row] = {answer: vqa_soft_score(count) for answer, count in Counter(humans).items()}
         self.answer_type[row] = annotation.get("answer_type", "")
         self.question_type[row] = annotation.get("question_type", "")
+        self.multiple_choice_answer[row] = annotation.get("multiple_choice_answer")
 
     def frame(self) -> pandas.DataFrame:
         columns = {
@@ -186,6 +190,7 @@ class _Rows:
             "humans": self.humans,
             "answer_type": self.answer_type,
             "question_type": self.question_type,
+            "multiple_choice_answer": pandas.Series(self.multiple_choice_answer, dtype=object),
             "soft": pandas.Series(self.soft, dtype=object),
             "file": pandas.Categorical(self.file),
             "record": np.array(self.record, dtype=np.int64),

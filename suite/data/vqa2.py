@@ -247,17 +247,18 @@ def _with_humans(frame: pandas.DataFrame, official: pandas.DataFrame) -> pandas.
 def _vocabulary(files: Files, frame: pandas.DataFrame, official: pandas.DataFrame | None) -> tuple[str, ...]:
     if files.answers is not None:
         return read_answers(files.answers)
-    if official is None:
-        annotated = sorted(
-            {path for paths in files.splits.values() for path in paths if "annotations" in path.name}
+    given = official if official is not None else frame
+    said = [
+        answer
+        for answer, humans in zip(given["multiple_choice_answer"], given["humans"], strict=True)
+        if len(humans)
+    ]
+    if not said:
+        raise DataError(
+            f"Expected the vocabulary of answers ({ANSWERS[0]}), or official annotations to rebuild it from; got "
+            "neither. Name it with --answers FILE."
         )
-        if not annotated:
-            raise DataError(
-                f"Expected the vocabulary of answers ({ANSWERS[0]}), or official annotations to rebuild it from; "
-                "got neither. Name it with --answers FILE."
-            )
-        official = pandas.concat([read_annotations(path, skip_bad=True).frame for path in annotated])
-    return frequent_answers(official["multiple_choice_answer"])
+    return frequent_answers(said)
 
 
 def _vocab_file(source: str) -> Path:

@@ -453,7 +453,8 @@ def mutated(draw: st.DrawFn, content: Any) -> bytes:
         if action == "drop":
             del inside[key]
         elif action == "replace":
-            inside[key] = draw(WRONG)
+            # A copy: the same list put in twice can come to hold itself.
+            inside[key] = copy.deepcopy(draw(WRONG))
         elif isinstance(inside, list):
             inside.append(copy.deepcopy(inside[key]))
         elif action == "rename":

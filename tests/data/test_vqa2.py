@@ -138,11 +138,21 @@ def test_the_official_files_alone_are_enough(copy: Path, tmp_path: Path) -> None
     (copy / "vqa/trainval_label2ans.json").unlink()
     files = found(copy)
     assert list(files.splits) == ["train", "val"]
-    vqa2.prepare(tmp_path / "vqa2", files=files)
+    # By whatever name: a file is known by what is in it.
+    other = shutil.copy(copy / "vqa" / OFFICIAL, tmp_path / "val.json")
+    named = {"train": files.splits["train"], "val": [files.splits["val"][0], Path(other)]}
+    vqa2.prepare(tmp_path / "vqa2", files=dataclasses.replace(files, splits=named))
     prepared = open_dataset(tmp_path / "vqa2")
     assert list(prepared.answers) == sorted(prepared.answers)
     assert 1 < len(prepared.answers) < len(ANSWERS)
     assert len(prepared.questions("question_id")) == len(annotations(copy))
+
+
+def test_lxmerts_files_alone_need_a_vocabulary(copy: Path, tmp_path: Path) -> None:
+    for path in (*(copy / "vqa").glob("*annotations.json"), copy / "vqa/trainval_label2ans.json"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"Expected the vocabulary of answers .* Name it with --answers FILE"):
+        vqa2.prepare(tmp_path / "vqa2", files=found(copy))
 
 
 def test_some_of_the_splits_need_some_of_the_images(copy: Path, tmp_path: Path) -> None:
