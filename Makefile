@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check bench rehearsal lock clean
+.PHONY: run test check bench rehearsal fuzz lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
 
+# One process of tests per core.
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadgroup
+
+# Mutated inputs of every reader, 2,700 of them.
+fuzz: .venv/installed
+	$(BIN)/pytest -m fuzz --hypothesis-profile fuzz
 
 check: .venv/installed
 	$(BIN)/ruff check .

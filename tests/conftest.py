@@ -18,6 +18,7 @@ from suite.data.store import write_dataset
 torch.set_num_threads(1)
 # A busy machine must not turn a slow example into a failure.
 hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=300)
 hypothesis.settings.load_profile("suite")
 
 SPLITS = {"start": 40, "train": 40, "validation": 24, "test": 24}

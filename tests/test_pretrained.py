@@ -767,12 +767,9 @@ DAMAGES: dict[str, Callable[[bytes, int, bytes], bytes]] = {
     ),
 }
 
-FUZZ = settings(
-    max_examples=int(os.environ.get("ABLATE_FUZZ", "100")), suppress_health_check=[HealthCheck.too_slow]
-)
 
-
-@FUZZ
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(["zip.pth", "old.pth", "model.safetensors", "config.json", "all_ans.json"]),
     st.sampled_from(list(DAMAGES)),
@@ -826,7 +823,8 @@ CHANGES: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
-@FUZZ
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["zip.pth", "old.pth", "model.safetensors"]), st.data())
 def test_a_changed_checkpoint_is_refused_or_loaded_right(trial: Trial, form: str, data: st.DataObject) -> None:
     state: dict[str, Any] = load_file(trial.folder / "model.safetensors")

@@ -136,7 +136,8 @@ def test_a_file_that_is_no_vocabulary(content: str, message: str, tmp_path: Path
     assert str(path) in str(raised.value)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.one_of(
         st.lists(st.one_of(st.text(max_size=2), st.integers(), st.none()), max_size=4),

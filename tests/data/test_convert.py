@@ -423,7 +423,8 @@ def test_verify_says_that_older_sets_have_no_checksums(store: Path) -> None:
         verify_dataset(store)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_mutated_journal_is_refused_or_ends_in_the_same_bytes(
     data: st.DataObject, torn: Path, tmp_path: Path
@@ -455,7 +456,8 @@ def test_a_mutated_journal_is_refused_or_ends_in_the_same_bytes(
         assert contents(out) == contents(whole)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_mutated_store_is_refused_or_whole_or_verified_as_damaged(data: st.DataObject, store: Path) -> None:
     before = contents(store)

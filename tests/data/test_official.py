@@ -236,7 +236,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert ablate(results, "--annotations", tmp_path / "none.json", expect=2).stderr.startswith("ablate: ")
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.lists(
         st.one_of(

@@ -492,7 +492,8 @@ def assert_whole(reading: Reading, answered: bool) -> None:
         assert all(0 <= score <= 1 for score in (soft or {}).values())
 
 
-@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=mutated(lxmert(3)), skip_bad=st.booleans())
 @example(data=b"", skip_bad=True)
 def test_mutated_files_of_lxmert(data: bytes, skip_bad: bool, tmp_path: Path) -> None:
@@ -508,7 +509,8 @@ def test_mutated_files_of_lxmert(data: bytes, skip_bad: bool, tmp_path: Path) ->
     assert skip_bad or not reading.skipped
 
 
-@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=mutated(questions(3)), answered=mutated(annotations(3)), skip_bad=st.booleans())
 def test_mutated_official_files(asked: bytes, answered: bytes, skip_bad: bool, tmp_path: Path) -> None:
     paths = [tmp_path / "questions.json", tmp_path / "annotations.json"]

@@ -219,7 +219,8 @@ def test_files_that_are_no_source(name: str, message: str, tmp_path: Path) -> No
         open_source(tmp_path / name)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_mutated_line_is_refused_or_read_right(data: st.DataObject, tsv: Path) -> None:
     line = bytearray(tsv.read_bytes().splitlines(True)[0])
