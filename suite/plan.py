@@ -56,6 +56,16 @@ class Workplace:
     plugins: tuple[str, ...] = ()
     """Files that the worker loads before it looks a variant up."""
     placement: Placement = dataclasses.field(default_factory=Placement)
+    launch: str = ""
+    """Names the `ablate run` that this is part of."""
+    node: str = ""
+    """Where the worker is, in Ray's words; the worker's own to say."""
+    save_every: float = 600.0
+    """Seconds after which a cell writes a checkpoint between two evaluations."""
+    hung_after: float = 0.0
+    """Seconds without a step after which a worker ends itself; 0: never."""
+    patience: float = 600.0
+    """Seconds that a cell waits for a run folder that cannot be written."""
 
 
 def load_study(

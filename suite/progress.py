@@ -12,8 +12,8 @@ from rich.table import Table
 
 from suite.config import Cell
 from suite.plan import Job, describe
+from suite.pulse import Progress
 from suite.records import State
-from suite.training import Progress
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ class CellFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.guard: Callable[[], None] | None = None
+        """Called before anything is written; raises where the cell is not this process's to write to."""
 
     @property
     def id(self) -> str:
@@ -88,15 +90,24 @@ class CellFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Opens the record; what an earlier try that failed left is cleared."""
+        self.check()
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "failure.json").unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
+
+    def write_live(self, live: Mapping[str, Any]) -> None:
+        """Where a cell that runs stands now: step, steps, questions_per_second."""
+        write_json(self.path / "live.json", live)
+
+    def live(self) -> dict[str, Any] | None:
+        return self._optional("live.json")
 
     def append(
         self,
         name: Literal["metrics", "sites", "segments", "submissions", "server"],
         lines: Iterable[Mapping[str, Any]],
     ) -> None:
+        self.check()
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(_dumps(line) + "\n" for line in lines)
 
@@ -105,22 +116,35 @@ class CellFolder:
 
         Segments say where the run was, and all stay; what a kill left of a line goes from every file.
         """
+        self.check()
         for name in ("metrics", "sites", "segments"):
             path = self.path / f"{name}.jsonl"
             kept = [line for line in read_lines(path) if name == "segments" or line["step"] <= step]
             write_text(path, "".join(_dumps(line) + "\n" for line in kept))
 
     def write_predictions(self, table: pd.DataFrame) -> None:
+        self.check()
         path = self.path / "predictions.parquet"
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         table.to_parquet(temporary, index=False)
         os.replace(temporary, path)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
+        self.check()
         write_json(self.path / "result.json", result)
 
     def write_failure(self, failure: Mapping[str, Any]) -> None:
+        self.check()
         write_json(self.path / "failure.json", failure)
+
+    def clear(self) -> None:
+        """Forgets all but who runs the cell."""
+        self.check()
+        for path in self.path.iterdir():
+            if path.is_file():
+                path.unlink()
+            elif path.name != "lease":
+                shutil.rmtree(path)
 
     def remove(self) -> None:
         shutil.rmtree(self.path)
@@ -132,6 +156,11 @@ class CellFolder:
         if target.exists():
             shutil.rmtree(target)
         os.replace(self.path, target)
+
+    def check(self) -> None:
+        """Raises where the cell is not this process's to write to."""
+        if self.guard is not None:
+            self.guard()
 
     def _optional(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

@@ -32,8 +32,9 @@ from suite.config import Cell, Placement, from_plain, to_plain
 from suite.errors import UserError
 from suite.plan import Job, Workplace
 from suite.progress import Display
+from suite.pulse import Progress
 from suite.records import StudyFolder
-from suite.training import Progress, run_cell
+from suite.running import run_cell
 
 RETRIES = 3
 """How often a cell starts again after its worker or node died."""

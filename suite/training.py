@@ -1,4 +1,4 @@
-"""``run_cell``: one cell from its configuration to its result, top to bottom. Knows no variant and no Ray.
+"""``train_and_test``: one cell from its model to its result, top to bottom. Knows no variant and no Ray.
 
 The randomness of a step (layers dropped, dropout) depends on the seed and the step alone, and the order of
 the questions on the seed and the epoch: a cell that resumes repeats nothing and needs no generator's state.
@@ -6,13 +6,10 @@ the questions on the seed and the epoch: a cell that resumes repeats nothing and
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from torch import Tensor, nn
 
 from suite import checkpoints, flops, provenance, pruning, registry
 from suite.attention import Variant, Weights
-from suite.config import Cell, from_plain, to_plain
+from suite.config import Cell, from_plain
 from suite.data import official
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError
@@ -33,6 +30,7 @@ from suite.models import pretrained
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering, is_variants_own
 from suite.optimisers import build_optimiser, learning_rate
 from suite.plan import Job, Workplace
+from suite.pulse import Leave, Progress, Pulse, Wish
 from suite.records import CellFolder, StudyFolder
 
 EVALUATION_BATCH = 256
@@ -40,74 +38,15 @@ PROBED_QUESTIONS = 64
 """Validation questions on which the density of attention is measured at every evaluation."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a cell stands after an evaluation."""
-
-    step: int
-    steps: int
-    accuracy: float
-    """Validation, per cent."""
-    loss: float
-    questions_per_second: float
-    """In training, since the last evaluation."""
-
-
 class NotFinite(RuntimeError):
     """The loss is infinite or not a number."""
 
 
-def run_cell(job: Job, workplace: Workplace, report: Callable[[Progress], None]) -> bool:
-    """Trains, tests and records one cell; True where it is finished afterwards.
+def train_and_test(job: Job, workplace: Workplace, record: CellFolder, pulse: Pulse) -> None:
+    """Trains the cell from its newest checkpoint, if any, tests it and writes its result.
 
-    Continues from the newest checkpoint. Whatever goes wrong in code or data is written to ``failure.json``
-    and the log of the cell, not raised. Raises UserError where even that cannot be written.
+    Raises Leave where it was asked to leave and has written a checkpoint, and NotFinite.
     """
-    record = StudyFolder(workplace.study).cell(job.id)
-    try:
-        return record.state == "finished" or _run_recorded(job, workplace, record, report)
-    except OSError as error:
-        raise UserError(
-            f"The record {record.path} cannot be written: {error.strerror}. Mend that and run the same command: "
-            "finished cells stay, and this one continues from its last checkpoint."
-        ) from error
-
-
-def _run_recorded(job: Job, workplace: Workplace, record: CellFolder, report: Callable[[Progress], None]) -> bool:
-    restarted = record.state != "missing" and record.config()["code"]["engine"] != provenance.engine_digest()
-    if restarted:
-        record.remove()
-    record.write_config(
-        {
-            "id": job.id,
-            "cell": to_plain(job.cell),
-            "start": job.start,
-            "pretrained": job.pretrained,
-            "code": provenance.code(),
-            "packages": provenance.packages(),
-            "hardware": provenance.hardware() | {"gpus": _gpu_names()},
-        }
-    )
-    with record.log.open("a", encoding="utf-8") as log, _redirected(log):
-        try:
-            if restarted:
-                print("The engine has changed since this cell began: it begins again.")
-            _train_and_test(job, workplace, record, report)
-        except Exception as error:
-            traceback.print_exc(file=log)
-            record.write_failure(
-                {
-                    "kind": _kind(error),
-                    "message": f"{type(error).__name__}: {str(error).strip() or '(no message)'}",
-                    "where": _where(error),
-                    "log": str(record.log),
-                }
-            )
-            return False
-    return True
-
-
-def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: Callable[[Progress], None]) -> None:
     cell, protocol = job.cell, job.cell.protocol
     for plugin in workplace.plugins:
         registry.load_plugin(plugin)
@@ -118,7 +57,7 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     if cell.pictures == "mean":
         dataset = dataset.with_mean_pictures(*cell.train)
     if cell.keep is not None:
-        _evaluate_only(job, workplace, record, dataset, device)
+        _evaluate_only(job, workplace, record, dataset, device, pulse)
         return
     rows = dataset.rows(*cell.train)
     batches = Batches(
@@ -135,6 +74,8 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
     optimiser = build_optimiser(model, protocol)
 
     step, seconds = 0, 0.0
+    losses: list[Tensor] = []
+    """Of the steps since the last evaluation."""
     if (resumed := checkpoints.load(record.checkpoints)) is not None:
         step, weights, state = resumed
         model.load_state_dict(weights)
@@ -143,15 +84,15 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
         else:
             optimiser.load_state_dict(state["optimiser"])
             seconds = state["seconds"]
+            losses = list(state["losses"].to(device).unbind())
     record.cut_back(step if resumed else -1)
     _record_segment(record, workplace, device, step, start)
 
     began = time.perf_counter() - seconds
     evaluations = set(protocol.evaluation_steps())
     if step == 0:
-        _evaluate(record, model, dataset, cell, 0, None, time.perf_counter() - began)
-    losses: list[Tensor] = []
-    segment_began = time.perf_counter()
+        _evaluate(record, model, dataset, cell, 0, None, time.perf_counter() - began, pulse)
+    segment_began, segment_steps = time.perf_counter(), 0
     while step < protocol.steps:
         model.train()
         parts = np.array_split(batches[step], protocol.accumulate)
@@ -159,27 +100,46 @@ def _train_and_test(job: Job, workplace: Workplace, record: CellFolder, report: 
             group["lr"] = learning_rate(protocol, step)
         losses.append(train_step(model, optimiser, dataset, parts, cell, step, device))
         step += 1
+        segment_steps += 1
+        speed = segment_steps * protocol.batch_size / (time.perf_counter() - segment_began)
+        pulse.stepped(step, protocol.steps, speed)
+        wish, progress = pulse.wish, None
         if step in evaluations:
-            train_loss = torch.stack(losses).mean().item()
-            if not np.isfinite(train_loss):
-                raise NotFinite(f"The training loss is {train_loss} at step {step}. Lower the learning rate.")
-            speed = len(losses) * protocol.batch_size / (time.perf_counter() - segment_began)
-            if step == protocol.steps:
-                _choose_layers(model, dataset, cell)
-            metrics = _evaluate(
-                record, model, dataset, cell, step, train_loss, time.perf_counter() - began
-            )  # fmt: skip
-            if step < protocol.steps:
-                training = {"optimiser": optimiser.state_dict(), "seconds": time.perf_counter() - began}
-                checkpoints.save(record.checkpoints, step, model.state_dict(), training)
-            report(Progress(step, protocol.steps, metrics["accuracy"], metrics["loss"], speed))
+            train_loss = _finite(torch.stack(losses).mean().item(), "training loss", step)
             losses.clear()
-            segment_began = time.perf_counter()
-    _test(record, model, dataset, cell, step, time.perf_counter() - began)
+            if step == protocol.steps:
+                _choose_layers(model, dataset, cell, pulse)
+            metrics = _evaluate(
+                record, model, dataset, cell, step, train_loss, time.perf_counter() - began, pulse
+            )  # fmt: skip
+            progress = Progress(step, protocol.steps, metrics["accuracy"], metrics["loss"], speed)
+        if step == protocol.steps:
+            record.check()
+            checkpoints.save(record.checkpoints, step, model.state_dict(), None)
+        elif progress or wish > Wish.GO_ON:
+            training = {
+                "optimiser": optimiser.state_dict(),
+                "seconds": time.perf_counter() - began,
+                "losses": torch.stack(losses).cpu() if losses else torch.zeros(0),
+            }
+            record.check()
+            checkpoints.save(record.checkpoints, step, model.state_dict(), training)
+            pulse.saved()
+            if wish is Wish.LEAVE:
+                raise Leave
+        if progress:
+            pulse.report(progress)
+            segment_began, segment_steps = time.perf_counter(), 0
+    _test(record, model, dataset, cell, step, time.perf_counter() - began, pulse)
 
 
 def _evaluate_only(
-    job: Job, workplace: Workplace, record: CellFolder, dataset: DataSet, device: torch.device
+    job: Job,
+    workplace: Workplace,
+    record: CellFolder,
+    dataset: DataSet,
+    device: torch.device,
+    pulse: Pulse,
 ) -> None:
     """Validates and tests the start's model with the layers that the cell keeps.
 
@@ -193,8 +153,8 @@ def _evaluate_only(
     model.to(device)
     record.cut_back(-1)
     _record_segment(record, workplace, device, 0, {"id": job.start})
-    _evaluate(record, model, dataset, job.cell, 0, None, time.perf_counter() - began)
-    _test(record, model, dataset, job.cell, 0, time.perf_counter() - began)
+    _evaluate(record, model, dataset, job.cell, 0, None, time.perf_counter() - began, pulse)
+    _test(record, model, dataset, job.cell, 0, time.perf_counter() - began, pulse)
 
 
 def _record_segment(
@@ -391,22 +351,23 @@ def predict(
         yield batch.rows, logits.float().cpu(), targets.cpu()
 
 
-def _choose_layers(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell) -> None:
+def _choose_layers(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, pulse: Pulse) -> None:
     """Lets a method that asks for it choose its layers on the validation split, once training has ended."""
 
     def score() -> float:
-        accuracy, _ = _score(model, dataset, cell)
+        accuracy, _ = _score(model, dataset, cell, pulse)
         print(f"tried the layers {pruning.kept_layers(model)}: {accuracy:.2f} %", flush=True)
         return accuracy
 
     pruning.choose_layers(model, score)
 
 
-def _score(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell) -> tuple[float, float]:
+def _score(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, pulse: Pulse) -> tuple[float, float]:
     """Accuracy (per cent) and loss on the validation split."""
     rows = dataset.rows(cell.validation)
     score = loss = 0.0
     for _, logits, targets in predict(model, dataset, rows, cell):
+        pulse.alive()
         score += targets.gather(1, logits.argmax(1, keepdim=True)).double().sum().item()
         loss += answer_loss(logits.double(), targets.double()).item() * len(logits)
     return 100 * score / len(rows), loss / len(rows)
@@ -421,9 +382,10 @@ def _evaluate(
     step: int,
     train_loss: float | None,
     seconds: float,
+    pulse: Pulse,
 ) -> dict[str, Any]:
     """Scores the validation split and records it with what every attention site has learned so far."""
-    accuracy, loss = _score(model, dataset, cell)
+    accuracy, loss = _score(model, dataset, cell, pulse)
     metrics = {
         "step": step,
         "seconds": seconds,
@@ -434,11 +396,16 @@ def _evaluate(
         "learning_rate": learning_rate(cell.protocol, step - 1) if step else None,
     }
     for name in ("loss", "penalty"):
-        if not np.isfinite(metrics[name]):
-            raise NotFinite(f"The validation {name} is {metrics[name]} at step {step}. Lower the learning rate.")
+        _finite(metrics[name], f"validation {name}", step)
     record.append("sites", _site_lines(model, dataset, cell, step))
     record.append("metrics", [metrics])
     return metrics
+
+
+def _finite(value: float, what: str, step: int) -> float:
+    if not np.isfinite(value):
+        raise NotFinite(f"The {what} is {value} at step {step}. Lower the learning rate.")
+    return value
 
 
 @torch.no_grad()
@@ -480,9 +447,13 @@ def _test(
     cell: Cell,
     step: int,
     seconds: float,
+    pulse: Pulse,
 ) -> None:
     """Scores the test split once, keeps the answers, the final model and the result."""
-    parts = [_prediction_table(dataset, *part) for part in predict(model, dataset, dataset.rows(cell.test), cell)]
+    parts = []
+    for part in predict(model, dataset, dataset.rows(cell.test), cell):
+        pulse.alive()
+        parts.append(_prediction_table(dataset, *part))
     table = pd.concat(parts).sort_index()
     rows = table.index.to_numpy()
     asked = dataset.questions("question_id", "question_type", "answer_type", "humans", rows=rows)
@@ -503,9 +474,7 @@ def _test(
     answer = flops.count_answer(model, int(np.median(lengths)), dataset.information["boxes"])
     reference = flops.count_reference(model, dataset.information["max_words"], dataset.information["boxes"])
     parameters, kept = dict(model.named_parameters()), pruning.kept_layers(model)
-    if cell.keep is None:
-        checkpoints.save(record.checkpoints, step, model.state_dict(), None)
-    else:
+    if cell.keep is not None:
         parameters = pruning.renumbered(parameters, kept)
     record.write_result(
         {
@@ -541,29 +510,3 @@ def _prediction_table(dataset: DataSet, rows: np.ndarray, logits: Tensor, target
         },
         index=rows,
     )
-
-
-@contextlib.contextmanager
-def _redirected(log: Any) -> Iterator[None]:
-    """Prints and warnings of the cell go to its log; the terminal belongs to the driver."""
-    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
-        warnings.simplefilter("default")
-        yield
-
-
-def _kind(error: Exception) -> str:
-    if isinstance(error, NotFinite):
-        return "not finite"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out of memory"
-    return "data or configuration" if isinstance(error, UserError) else "code"
-
-
-def _where(error: Exception) -> str:
-    """File and line of the innermost frame outside installed packages: where a reader looks first."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-
-
-def _gpu_names() -> list[str]:
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

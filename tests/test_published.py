@@ -29,7 +29,8 @@ from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 from suite.plan import Job, Workplace, load_study
 from suite.records import CellFolder, StudyFolder, read_json
-from suite.training import build_model, build_variant, load_start, run_cell
+from suite.running import run_cell
+from suite.training import build_model, build_variant, load_start
 
 SLOTS, HEADS, QUERIES, KEYS = 3, 4, 5, 9
 SIZE = LxmertConfig(

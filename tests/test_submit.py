@@ -17,8 +17,8 @@ from suite.data.official import read_results
 from suite.data.store import open_dataset
 from suite.errors import UserError
 from suite.records import CellFolder, StudyFolder
+from suite.running import run_cell
 from suite.submit import add_server_score, write_submission
-from suite.training import run_cell
 
 CELL = Cell(
     variant="softmax",

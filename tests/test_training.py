@@ -23,8 +23,10 @@ from suite.errors import UserError
 from suite.models.pretrained import identity
 from suite.plan import Job, Workplace
 from suite.pruning import kept_layers
+from suite.pulse import Progress
 from suite.records import CellFolder, StudyFolder, read_lines
-from suite.training import Batches, Progress, build_model, build_variant, load_start, load_trained, run_cell
+from suite.running import run_cell
+from suite.training import Batches, build_model, build_variant, load_start, load_trained
 
 # Evaluations after steps 2, 4, 6 and 8; batches of 7 cross the ends of epochs of 40; dropout draws at random.
 CELL = Cell(
@@ -394,6 +396,7 @@ def test_an_error_in_the_code_is_recorded_with_its_message_and_line(
         "message": "RuntimeError: the fifth step",
         "where": f"{path}:{line}",
         "log": str(bench.folder.cell("cell").log),
+        "launch": "",
     }
 
 

@@ -1,0 +1,207 @@
+"""``run_cell``: what surrounds the training of a cell. Who may write its record, and what becomes of a fault.
+
+What goes wrong in code or data is recorded and never tried again by itself. A run folder that cannot be written
+is waited for. Anything else ends the process, and whoever started it starts the cell again elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from suite import provenance, training
+from suite.config import to_plain
+from suite.errors import UserError
+from suite.lease import Holder, Lease, LeaseLost
+from suite.plan import Job, Workplace
+from suite.pulse import Leave, Progress, Pulse, drain_markers
+from suite.records import CellFolder, StudyFolder
+
+TROUBLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN
+}  # fmt: skip
+"""What a file system answers for a while and then no longer."""
+
+Train = Callable[[Job, Workplace, CellFolder, Pulse], None]
+
+
+def run_cell(
+    job: Job,
+    workplace: Workplace,
+    report: Callable[[Progress], None],
+    train: Train = training.train_and_test,
+) -> bool:
+    """Trains, tests and records one cell; True where it is finished afterwards.
+
+    Waits while another process runs it, and continues from the newest checkpoint. What goes wrong in code or data
+    is written to ``failure.json`` and the log of the cell, not raised. Raises Leave where the cell was asked to
+    leave, and UserError where its record could not be written for ``workplace.patience`` seconds.
+    """
+    record = StudyFolder(workplace.study).cell(job.id)
+    waited, wait = 0.0, 1.0
+    while True:
+        try:
+            return record.state == "finished" or _run_leased(job, workplace, record, report, train)
+        except OSError as error:
+            if waited >= workplace.patience:
+                raise UserError(
+                    f"The record {record.path} cannot be written: {error.strerror}. Mend that and run the same "
+                    "command: finished cells stay, and this one continues from its last checkpoint."
+                ) from error
+            _say(f"{record.id} waits for its run folder, {record.path}: {error.strerror}.")
+        waited += _wait(record.path, wait, workplace.patience - waited)
+        wait = min(2 * wait, 60.0)
+
+
+def _wait(folder: Path, least: float, most: float) -> float:
+    """Waits until ``folder`` can be written, ``least`` to ``most`` seconds; returns how many it were."""
+    began = time.monotonic()
+    time.sleep(min(least, most))
+    while not _writable(folder) and time.monotonic() - began < most:
+        time.sleep(1)
+    return time.monotonic() - began
+
+
+def _run_leased(
+    job: Job, workplace: Workplace, record: CellFolder, report: Callable[[Progress], None], train: Train
+) -> bool:
+    lease = Lease(record.path, workplace.launch, workplace.node)
+    leaving = drain_markers(Path(workplace.study), workplace.launch, lease.holder.node, lease.holder.host)
+
+    def leaves() -> bool:
+        lease.beat()
+        return any(marker.exists() for marker in leaving)
+
+    while leaves():  # A node that is about to be lost: what begins here would be lost with it.
+        time.sleep(1)
+    lease.take(lambda holder: _say(f"{record.id} waits for {_text(holder)}, which runs it."))
+    try:
+        if record.state == "finished":
+            return True
+        if (failure := record.failure()) and failure.get("launch") == workplace.launch != "":
+            return False  # Given up by the driver, which cannot keep a trial from starting again.
+        record.guard = lease.check
+        return _run_recorded(job, workplace, record, report, leaves, train)
+    finally:
+        record.guard = None
+        lease.release()
+
+
+def _run_recorded(
+    job: Job,
+    workplace: Workplace,
+    record: CellFolder,
+    report: Callable[[Progress], None],
+    leaves: Callable[[], bool],
+    train: Train,
+) -> bool:
+    restarted = record.state != "missing" and record.config()["code"]["engine"] != provenance.engine_digest()
+    if restarted:
+        record.clear()
+    record.write_config(
+        {
+            "id": job.id,
+            "cell": to_plain(job.cell),
+            "start": job.start,
+            "pretrained": job.pretrained,
+            "code": provenance.code(),
+            "packages": provenance.packages(),
+            "hardware": provenance.hardware() | {"gpus": _gpu_names()},
+        }
+    )
+    with record.log.open("a", encoding="utf-8") as log, _redirected(log):
+        pulse = Pulse(record, report, leaves, workplace.save_every, workplace.hung_after, log)
+        try:
+            if restarted:
+                print("The engine has changed since this cell began: it begins again.")
+            with pulse, _on_terminate(pulse.leave):
+                train(job, workplace, record, pulse)
+        except (Leave, LeaseLost):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and (error.errno in TROUBLE or not _writable(record.path)):
+                raise
+            traceback.print_exc(file=log)
+            record.write_failure(
+                {
+                    "kind": _kind(error),
+                    "message": f"{type(error).__name__}: {str(error).strip() or '(no message)'}",
+                    "where": _where(error),
+                    "log": str(record.log),
+                    "launch": workplace.launch,
+                }
+            )
+            return False
+    return True
+
+
+def _writable(folder: Path) -> bool:
+    probe = folder / ".probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # More than the metadata of a file: a full disk may still have room for that.
+        probe.write_bytes(bytes(1 << 16))
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return True
+
+
+@contextlib.contextmanager
+def _on_terminate(do: Callable[[], None]) -> Iterator[None]:
+    """Has SIGTERM call ``do`` instead of ending the process, where this is the thread that may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: do())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _redirected(log: IO[str]) -> Iterator[None]:
+    """Prints and warnings of the cell go to its log; the terminal belongs to the driver."""
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _text(holder: Holder | None) -> str:
+    return f"process {holder.pid} on {holder.host}" if holder else "another process"
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, training.NotFinite):
+        return "not finite"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    return "data or configuration" if isinstance(error, UserError) else "code"
+
+
+def _where(error: Exception) -> str:
+    """File and line of the innermost frame outside installed packages: where a reader looks first."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def _gpu_names() -> list[str]:
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
