@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import shlex
+import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -14,10 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from suite import registry
-from suite.errors import UserError
-from suite.records import StudyFolder, depth_text, load_cells
+from suite.errors import UserError, unknown
+from suite.lease import holder_of
+from suite.pulse import clock
+from suite.records import StudyFolder, depth_text, load_cells, read_lines
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from suite.bench.run import Bench
     from suite.config import Study
     from suite.data.vqa2 import Files
@@ -25,7 +31,8 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 128 and its
+    number for a signal (130 for Ctrl-C)."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         # One command of two words: what `ablate score` takes otherwise is a file.
@@ -44,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"ablate: {error.strerror}: {error.filename or 'no file named'}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         continues = " The same command continues where the cells were." if words[:1] == ["run"] else ""
         print(f"ablate: stopped.{continues}", file=sys.stderr)
-        return 130
+        return 128 + getattr(stopped, "number", signal.SIGINT)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -100,6 +107,10 @@ def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Wor
         data=str(arguments.data.resolve()),
         plugins=plan.keep_plugins(folder, arguments.plugin),
         placement=Placement(arguments.threads, arguments.gpus_per_cell),
+        launch=f"{time.strftime('%Y%m%d-%H%M%S')}-{socket.gethostname()}-{os.getpid()}",
+        save_every=60 * arguments.save_every,
+        hung_after=60 * arguments.hung_after,
+        patience=60 * arguments.patience,
     )
     return folder, jobs, workplace, study
 
@@ -126,26 +137,83 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     folder = StudyFolder(arguments.runs / arguments.study)
-    cells = load_cells(folder.path)
-    rows = [
-        {
-            "id": cell["id"],
-            "role": cell["role"],
-            "variant": cell["variant"],
-            "layers": depth_text(cell["layers"], cell["cell"].get("keep")),
-            "state": f"{cell['state']} (stale)" if cell["stale"] else cell["state"],
-            "step": f"{_last_step(folder, cell['id'])}/{cell['steps']}" if cell["steps"] else None,
-        }
-        for cell in cells.to_dict("records")
-    ]
-    _print_table(rows, arguments.json)
-    _say_failures(folder, cells["id"])
+    if not arguments.watch:
+        _print_table(_states(folder), arguments.json)
+        _say_failures(folder, load_cells(folder.path)["id"])
+        return 0
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(highlight=False, markup=False), auto_refresh=False) as live:
+        while True:
+            rows = _states(folder)
+            live.update(_table(rows), refresh=True)
+            if all(row["state"].startswith(("finished", "failed", "stopped")) for row in rows):
+                return 0
+            time.sleep(2)
+
+
+def _states(folder: StudyFolder) -> list[dict]:
+    """One row per cell of the study; those that run now with where they are."""
+    rows = []
+    for cell in load_cells(folder.path).to_dict("records"):
+        record = folder.cell(cell["id"])
+        state, step, live, holder = cell["state"], cell["steps"], None, None
+        if state == "started":
+            holder, live = holder_of(record.path), record.live()
+            state = "running" if holder else "interrupted"
+        if state != "finished":
+            lines = read_lines(record.path / "metrics.jsonl")
+            step = max(live["step"] if live and holder else 0, lines[-1]["step"] if lines else 0)
+        speed = live["questions_per_second"] if live and holder else None
+        left = (cell["steps"] - step) * cell["batch_size"] / speed if speed else None
+        rows.append(
+            {
+                "id": cell["id"],
+                "role": cell["role"],
+                "variant": cell["variant"],
+                "layers": depth_text(cell["layers"], cell["cell"].get("keep")),
+                "state": f"{state} (stale)" if cell["stale"] else state,
+                "step": f"{step}/{cell['steps']}" if cell["steps"] else None,
+                "questions_per_second": round(speed) if speed else None,
+                "left": clock(left) if left else None,
+                "where": f"{holder.host} {holder.node[:6]}" if holder else None,
+                "lost": len(read_lines(record.path / "faults.jsonl")) or None,
+            }
+        )
+    return rows
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    folder = StudyFolder(arguments.runs / arguments.study)
+    known = [cell["id"] for cell in folder.study()["cells"]]
+    if arguments.cell not in known:
+        raise unknown("cell", arguments.cell, known)
+    record = folder.cell(arguments.cell)
+    if record.state == "missing":
+        raise UserError(
+            f"{arguments.cell} has not begun and has no log. Run it first: ablate run {arguments.study}."
+        )
+    with record.log.open(encoding="utf-8", errors="replace") as log:
+        print(log.read(), end="")
+        while arguments.follow and record.state == "started":
+            time.sleep(1)
+            print(log.read(), end="", flush=True)
     return 0
 
 
-def _last_step(folder: StudyFolder, cell_id: str) -> int:
-    metrics = folder.cell(cell_id).metrics()
-    return 0 if metrics.empty else int(metrics["step"].iloc[-1])
+def _drain(arguments: argparse.Namespace) -> int:
+    from suite.drain import drain
+
+    places = [arguments.runs / arguments.study] if arguments.study else sorted(arguments.runs.glob("*"))
+    left, staying = drain(places, arguments.all, 60 * arguments.wait)
+    for cell in left:
+        print(f"left: {cell}")
+    for cell in staying:
+        print(f"still running: {cell}")
+    where = "" if arguments.all else f" on {socket.gethostname()}"
+    _say(f"{len(left)} cells have written checkpoints and left{where}, {len(staying)} are still running.")
+    return 1 if staying else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -371,15 +439,22 @@ def _print_table(rows: list[dict], as_json: bool) -> None:
         print(json.dumps(rows, indent=1))
         return
     from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 200
+    Console(highlight=False, markup=False, width=width).print(_table(rows))
+
+
+def _table(rows: list[dict]) -> Table:
     from rich.table import Table
 
+    # Columns that say nothing are left out.
+    kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, no_wrap=True)
+    for name in kept:
+        table.add_column(name.replace("_", " "), no_wrap=True)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    width = None if sys.stdout.isatty() else 200
-    Console(highlight=False, markup=False, width=width).print(table)
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in kept))
+    return table
 
 
 def _counting(verb: str, things: str) -> Callable[[int, int], None]:
@@ -411,6 +486,16 @@ def _slots(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; received {text!r}")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected minutes, such as 10 or 0.5; received {text!r}")
+    return minutes
 
 
 def _shared_folder(text: str) -> Path:
@@ -448,6 +533,17 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus-per-cell", type=float, metavar="N", help="fractions allowed; by default 1 where there are any"
     )
 
+    faults = grid.add_argument_group("faults", "times in minutes")
+    faults.add_argument(
+        "--save-every", type=_minutes, default=10, metavar="N", help="a checkpoint between evaluations (10)"
+    )
+    faults.add_argument(
+        "--hung-after", type=_minutes, default=30, metavar="N", help="without a step a worker is hung (30)"
+    )
+    faults.add_argument(
+        "--patience", type=_minutes, default=10, metavar="N", help="wait for a run folder that is full (10)"
+    )
+
     run = commands.add_parser("run", parents=[grid], help="run the missing cells, then build the report")
     run.add_argument("--no-ray", action="store_true", help="one cell after another in this process")
     run.add_argument("--address", help="a Ray cluster's address, or auto")
@@ -464,6 +560,19 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
     for command in (plan, status):
         command.add_argument("--json", action="store_true")
+    status.add_argument("--watch", action="store_true", help="until no cell is left to run; Ctrl-C ends it")
+
+    logs = commands.add_parser("logs", parents=[places], help="what a cell has printed")
+    logs.add_argument("cell", metavar="CELL", help="its id, as `ablate status` lists it")
+    logs.add_argument("--follow", action="store_true", help="as long as it runs")
+    logs.set_defaults(command=_logs)
+
+    drain = commands.add_parser("drain", help="has cells write checkpoints and leave this machine, or stop")
+    drain.add_argument("--all", action="store_true", help="on every machine; their launch ends")
+    drain.add_argument("--study", metavar="STUDY", help="of this study only")
+    drain.add_argument("--runs", type=_shared_folder, default=Path("runs"), help="folder of the records (runs)")
+    drain.add_argument("--wait", type=_minutes, default=2, metavar="N", help="for them to leave, in minutes (2)")
+    drain.set_defaults(command=_drain)
 
     export = commands.add_parser("export", parents=[places], help="a finished cell as a model of transformers")
     export.add_argument("cell", metavar="CELL", help="its id, as `ablate status` lists it")

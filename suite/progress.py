@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from suite.config import Cell
 from suite.plan import Job, describe
-from suite.pulse import Progress
+from suite.pulse import Progress, clock
 from suite.records import State
 
 
@@ -21,6 +22,16 @@ class _Running:
     job: Job
     began: float = field(default_factory=time.monotonic)
     latest: Progress | None = None
+    live: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        return max(self.latest.step if self.latest else 0, self.live.get("step", 0))
+
+    @property
+    def speed(self) -> float:
+        """Questions per second; 0 where it is not known yet."""
+        return self.live.get("questions_per_second") or (self.latest.questions_per_second if self.latest else 0.0)
 
 
 class Display:
@@ -60,6 +71,17 @@ class Display:
                 f"all done in about {clock(self._left())}"
             )
 
+    def stepped(self, job: Job, live: Mapping[str, Any]) -> None:
+        """Between two evaluations."""
+        if job.id in self.running:
+            self.running[job.id].live = live
+
+    def lost(self, job: Job, why: str) -> None:
+        """Its worker ended before it did; it will go on elsewhere."""
+        self.running.pop(job.id, None)
+        self.waiting[job.id] = job
+        self._say(f"lost      {job.id}  {describe(job)}: {why}; it goes on from there")
+
     def ended(self, job: Job, state: State) -> None:
         running = self.running.pop(job.id, None)
         took = f" in {clock(time.monotonic() - running.began)}" if running else ""
@@ -71,13 +93,13 @@ class Display:
 
     def _left(self) -> float:
         """Seconds until the last cell ends, if those that wait run as fast as those that run; 0 if unknown."""
-        speeds = [r.latest.questions_per_second for r in self.running.values() if r.latest]
+        speeds = [running.speed for running in self.running.values() if running.speed]
         if not speeds:
             return 0.0
         speed = sum(speeds) / len(speeds)
         waiting = sum(_questions(job.cell, 0) for job in self.waiting.values())
-        running = [_questions(r.job.cell, r.latest.step if r.latest else 0) for r in self.running.values()]
-        return max(max(running), (waiting + sum(running)) / self.slots) / speed
+        running = [_questions(running.job.cell, running.step) for running in self.running.values()]
+        return max(max(running, default=0), (waiting + sum(running)) / self.slots) / speed
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, title_justify="left")
@@ -91,18 +113,12 @@ class Display:
             table.add_row(
                 running.job.id,
                 describe(running.job),
-                f"{latest.step if latest else 0}/{running.job.cell.protocol.steps}",
+                f"{running.step}/{running.job.cell.protocol.steps}",
                 f"{latest.accuracy:.1f} %" if latest else "",
-                f"{latest.questions_per_second:.0f}" if latest else "",
+                f"{running.speed:.0f}" if running.speed else "",
                 clock(time.monotonic() - running.began),
             )
         return table
-
-
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _questions(cell: Cell, step: int) -> int:

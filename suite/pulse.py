@@ -113,3 +113,10 @@ class Pulse:
 def drain_markers(study: Path, launch: str, node: str, host: str) -> list[Path]:
     """The files whose existence asks the cells of ``launch`` on a node to leave."""
     return [study / "drain" / f"{launch}@{place}" for place in ("all", node, host)]
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds for a reader."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -104,7 +104,7 @@ class CellFolder:
 
     def append(
         self,
-        name: Literal["metrics", "sites", "segments", "submissions", "server"],
+        name: Literal["metrics", "sites", "segments", "faults", "submissions", "server"],
         lines: Iterable[Mapping[str, Any]],
     ) -> None:
         self.check()

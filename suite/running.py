@@ -40,19 +40,21 @@ def run_cell(
     job: Job,
     workplace: Workplace,
     report: Callable[[Progress], None],
+    leaving: threading.Event | None = None,
     train: Train = training.train_and_test,
 ) -> bool:
     """Trains, tests and records one cell; True where it is finished afterwards.
 
     Waits while another process runs it, and continues from the newest checkpoint. What goes wrong in code or data
     is written to ``failure.json`` and the log of the cell, not raised. Raises Leave where the cell was asked to
-    leave, and UserError where its record could not be written for ``workplace.patience`` seconds.
+    leave, by ``leaving`` or by those who drain its node, and UserError where its record could not be written for
+    ``workplace.patience`` seconds.
     """
     record = StudyFolder(workplace.study).cell(job.id)
     waited, wait = 0.0, 1.0
     while True:
         try:
-            return record.state == "finished" or _run_leased(job, workplace, record, report, train)
+            return record.state == "finished" or _run_leased(job, workplace, record, report, leaving, train)
         except OSError as error:
             if waited >= workplace.patience:
                 raise UserError(
@@ -74,23 +76,28 @@ def _wait(folder: Path, least: float, most: float) -> float:
 
 
 def _run_leased(
-    job: Job, workplace: Workplace, record: CellFolder, report: Callable[[Progress], None], train: Train
+    job: Job,
+    workplace: Workplace,
+    record: CellFolder,
+    report: Callable[[Progress], None],
+    leaving: threading.Event | None,
+    train: Train,
 ) -> bool:
     lease = Lease(record.path, workplace.launch, workplace.node)
-    leaving = drain_markers(Path(workplace.study), workplace.launch, lease.holder.node, lease.holder.host)
+    markers = drain_markers(Path(workplace.study), workplace.launch, lease.holder.node, lease.holder.host)
 
     def leaves() -> bool:
         lease.beat()
-        return any(marker.exists() for marker in leaving)
+        return (leaving is not None and leaving.is_set()) or any(marker.exists() for marker in markers)
 
     while leaves():  # A node that is about to be lost: what begins here would be lost with it.
+        if leaving is not None and leaving.is_set():
+            raise Leave
         time.sleep(1)
     lease.take(lambda holder: _say(f"{record.id} waits for {_text(holder)}, which runs it."))
     try:
         if record.state == "finished":
             return True
-        if (failure := record.failure()) and failure.get("launch") == workplace.launch != "":
-            return False  # Given up by the driver, which cannot keep a trial from starting again.
         record.guard = lease.check
         return _run_recorded(job, workplace, record, report, leaves, train)
     finally:
@@ -139,7 +146,6 @@ def _run_recorded(
                     "message": f"{type(error).__name__}: {str(error).strip() or '(no message)'}",
                     "where": _where(error),
                     "log": str(record.log),
-                    "launch": workplace.launch,
                 }
             )
             return False

@@ -1,43 +1,71 @@
 """Runs the missing cells of a study: through Ray Tune, or one after another. The only importer of ray.
 
-Ray gets the missing cells as one fresh experiment per wave (starts before the cells that need them). It
-restarts workers that die; what goes wrong in code or data is recorded by ``run_cell`` and is not retried.
-The records are the only truth: Ray's own files are written beside them and removed.
+Ray gets the missing cells as one fresh experiment; a cell is handed out once the cell that it starts from is
+finished. What goes wrong in code or data is recorded by ``run_cell`` and is not tried again. What Ray sees fail is
+infrastructure: the cell is handed out anew and continues from its checkpoint. The records are the only truth:
+Ray's own files go to a temporary folder and are removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
-import shutil
+import queue
+import re
+import signal
 import socket
+import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-# Ray reads these when it is imported. Ctrl-C ends the launch at once: its cells continue from their
-# checkpoints next time, and Tune's own state is never used.
+# Ray reads these when it is imported. Ctrl-C is the driver's own; Tune's state and result files are never used.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
+os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import psutil
 import ray
 import torch
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError, RayTaskError
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
 
+from suite import checkpoints
 from suite.config import Cell, Placement, from_plain, to_plain
 from suite.errors import UserError
+from suite.lease import holder_of
 from suite.plan import Job, Workplace
 from suite.progress import Display
-from suite.pulse import Progress
+from suite.pulse import Leave, Progress, drain_markers
 from suite.records import StudyFolder
 from suite.running import run_cell
 
-RETRIES = 3
-"""How often a cell starts again after its worker or node died."""
+TRIES = 3
+"""How often a cell's worker may die at the same checkpoint before the cell is given up. Nodes that are lost, and
+cells that leave because they are asked to, do not count."""
+GRACE = 60.0
+"""Seconds that a launch which is told to stop waits for its cells to write their checkpoints."""
+SHOWN_EVERY = 2.0
+"""Seconds between two looks at where the running cells are."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The launch was told to stop by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,40 +79,35 @@ class Cluster:
     """GPUs of this machine; by default those that Ray finds."""
 
 
-def waves(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs in groups that may run side by side: each after the group that holds its start."""
-    waiting, groups = list(jobs), []
-    while waiting:
-        ids = {job.id for job in waiting}
-        ready = [job for job in waiting if job.start not in ids]
-        waiting = [job for job in waiting if job.start in ids]
-        groups.append(ready)
-    return groups
-
-
 def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
     """One cell after another in this process. Raises UserError for a GPU where there is none."""
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
     workplace = _placed(workplace, [here])
     check_room(workplace.placement, [here])
+    waiting = list(jobs)
     with Display(jobs, finished, slots=1) as display:
-        for job in (job for wave in waves(jobs) for job in wave):
+        while waiting:
+            job = next(job for job in waiting if job.start not in {other.id for other in waiting})
+            waiting.remove(job)
             display.started(job)
-            run_cell(job, workplace, lambda progress, job=job: display.evaluated(job, progress))
+            try:
+                run_cell(job, workplace, lambda progress, job=job: display.evaluated(job, progress))
+            except Leave:
+                raise Stopped(signal.SIGTERM) from None
             display.ended(job, StudyFolder(workplace.study).cell(job.id).state)
 
 
 def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, cluster: Cluster) -> None:
     """As many cells side by side as the cluster has room for.
 
-    Raises UserError before anything starts where no node can hold a cell.
+    Raises UserError before anything starts where no node can hold a cell, and Stopped or KeyboardInterrupt where
+    it is told to stop, after the cells have written checkpoints.
     """
     with _ray(cluster) as nodes:
         workplace = _placed(workplace, nodes)
         slots = check_room(workplace.placement, nodes)
-        with Display(jobs, finished, slots) as display:
-            for wave in waves(jobs):
-                _fit(wave, workplace, display)
+        with Display(jobs, finished, slots) as display, _signals(), _leaving(jobs, workplace):
+            _fit(Grid(jobs, workplace, display))
 
 
 def _placed(workplace: Workplace, nodes: Sequence[dict[str, float]]) -> Workplace:
@@ -144,75 +167,262 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _fit(jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    scratch = _scratch(Path(workplace.study))
-    placement = workplace.placement
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the launch as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        tune.Tuner(
-            tune.with_resources(_trial, {"CPU": placement.threads, "GPU": placement.gpus or 0}),
-            param_space={
-                "job": tune.grid_search([_job_to_plain(job) for job in jobs]),
-                "workplace": dataclasses.asdict(workplace),
-            },
-            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
-            run_config=tune.RunConfig(
-                name="trials",
-                storage_path=str(scratch),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
-                callbacks=[_Follow(display, jobs, StudyFolder(workplace.study))],
-            ),
-        ).fit()
+        yield
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _scratch(study: Path) -> Path:
-    """Where Tune writes what nobody reads; what killed drivers of this machine left is removed."""
-    for left in study.glob(f".ray-{socket.gethostname()}-*"):
-        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
-            shutil.rmtree(left, ignore_errors=True)
-    return study / f".ray-{socket.gethostname()}-{os.getpid()}"
+@contextmanager
+def _leaving(jobs: Sequence[Job], workplace: Workplace) -> Iterator[None]:
+    """Has the running cells write checkpoints when the launch is told to stop."""
+    folder = StudyFolder(workplace.study)
+    marker = _for_all(workplace)
+    try:
+        yield
+    except KeyboardInterrupt:
+        running = [job for job in jobs if _runs_here(folder, job, workplace.launch)]
+        if running:
+            _say(
+                f"{len(running)} cells write their checkpoints and leave, in {GRACE:.0f} s at most; Ctrl-C again "
+                "stops at once."
+            )
+            marker.parent.mkdir(exist_ok=True)
+            marker.touch()
+            until = time.monotonic() + GRACE
+            while time.monotonic() < until and any(_runs_here(folder, job, workplace.launch) for job in running):
+                time.sleep(0.5)
+        raise
+    finally:
+        for left in marker.parent.glob(f"{workplace.launch}@*"):
+            left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            marker.parent.rmdir()
 
 
-def _trial(config: dict[str, Any]) -> None:
-    """One cell in a Ray worker."""
-    job, workplace = _job_from_plain(config["job"]), _workplace_from_plain(config["workplace"])
-    run_cell(job, workplace, lambda progress: tune.report(dataclasses.asdict(progress)))
+def _for_all(workplace: Workplace) -> Path:
+    """The file that asks every cell of the launch to leave, and the launch to end."""
+    return drain_markers(Path(workplace.study), workplace.launch, "", "")[0]
 
 
-class _Follow(tune.Callback):
-    """Shows what the trials do."""
+def _runs_here(folder: StudyFolder, job: Job, launch: str) -> bool:
+    holder = holder_of(folder.cell(job.id).path)
+    return holder is not None and holder.launch == launch
 
-    def __init__(self, display: Display, jobs: Sequence[Job], folder: StudyFolder) -> None:
-        self.display, self.folder = display, folder
-        self.jobs = {job.id: job for job in jobs}
+
+FaultKind = Literal["left", "node lost", "worker died", "out of memory"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Why a cell's worker ended before the cell did."""
+
+    kind: FaultKind
+    message: str
+
+
+def fault_of(error: Exception | None) -> Fault:
+    """The fault that Ray's exception is; raises it where it is a UserError."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, UserError):
+        raise cause
+    if isinstance(cause, Leave):
+        return Fault("left", "asked to leave its node")
+    text = re.sub(r"\x1b\[\d*m", "", str(error or "its worker ended without a word"))
+    # Of a traceback the last line says what it was.
+    text = text.strip().splitlines()[-1] if isinstance(error, RayTaskError) else " ".join(text.split())
+    if isinstance(error, RayActorError) and (error.preempted or "node has died" in text or "node died" in text):
+        return Fault("node lost", text)
+    if "out of memory" in text.lower() or "low on memory" in text:
+        return Fault("out of memory", text)
+    return Fault("worker died", text)
+
+
+class Grid(Searcher):
+    """The cells of one launch as Tune asks for them: each after its start, and again where its worker was lost."""
+
+    def __init__(self, jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:
+        super().__init__()
+        self.workplace, self.display = workplace, display
+        self.folder = StudyFolder(workplace.study)
+        self.waiting = {job.id: job for job in jobs}
+        self.running: dict[str, Job] = {}
+        """By the id of its trial."""
+        self.died: dict[str, tuple[int, int]] = {}
+        """Cell -> the checkpoint's step at which its worker died last, and how often it did there."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next cell, None where none is ready yet, or that there are no more."""
+        if not self.waiting and not self.running:
+            return Searcher.FINISHED
+        unfinished = self.waiting.keys() | {job.id for job in self.running.values()}
+        ready = next((job for job in self.waiting.values() if job.start not in unfinished), None)
+        if ready is None:
+            return None
+        self.running[trial_id] = self.waiting.pop(ready.id)
+        return {"job": _job_to_plain(ready), "workplace": dataclasses.asdict(self.workplace)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Follow sees the trials themselves."""
+
+    def completed(self, trial_id: str) -> None:
+        job = self.running.pop(trial_id)
+        self.display.ended(job, self.folder.cell(job.id).state)
+
+    def lost(self, trial_id: str, error: Exception | None) -> None:
+        """The trial's worker is gone: its cell is handed out again, or given up where that did not help before."""
+        job, fault = self.running.pop(trial_id), fault_of(error)
+        record = self.folder.cell(job.id)
+        step = max(checkpoints.steps(record.checkpoints), default=0)
+        at, times = self.died.get(job.id, (step, 0))
+        if fault.kind not in ("left", "node lost"):
+            times = times + 1 if at == step else 1
+            self.died[job.id] = (step, times)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        with contextlib.suppress(OSError):
+            record.path.mkdir(exist_ok=True)
+            record.append("faults", [{"step": step, "at": now, **dataclasses.asdict(fault)}])
+        if times < TRIES:
+            self.waiting[job.id] = job
+            self.display.lost(job, f"{fault.kind} at checkpoint {step}")
+            return
+        record.write_failure(
+            {
+                "kind": "out of memory" if fault.kind == "out of memory" else "infrastructure",
+                "message": f"Its worker died {times} times at checkpoint {step}: {fault.message}",
+                "where": "",
+                "log": str(record.log),
+            }
+        )
+        self.display.ended(job, record.state)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore that we never ask for.
-        return {}
+        return {}  # Tune saves for a restore that we never ask for.
+
+    def save(self, checkpoint_path: str) -> None:
+        """As for the state."""
+
+
+class Follow(tune.Callback):
+    """Tells the grid and the display what the trials do."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid, self.looked = grid, 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # As for Grid.
 
     def on_trial_start(self, iteration, trials, trial, **info):
-        self.display.started(self._job(trial))
+        self.grid.display.started(self.grid.running[trial.trial_id])
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
         names = [field.name for field in dataclasses.fields(Progress)]
         if all(name in result for name in names):
-            self.display.evaluated(self._job(trial), Progress(**{name: result[name] for name in names}))
+            job = self.grid.running[trial.trial_id]
+            self.grid.display.evaluated(job, Progress(**{name: result[name] for name in names}))
 
-    def on_trial_complete(self, iteration, trials, trial, **info):
-        self._ended(trial)
+    def on_step_end(self, iteration, trials, **info):
+        # Not by Tune's own callbacks for it: a trial whose node is lost while it starts gets none.
+        for trial in trials:
+            if trial.trial_id in self.grid.running and trial.is_finished():
+                if trial.status == Trial.ERROR:
+                    self.grid.lost(trial.trial_id, _error_of(trial))
+                else:
+                    self.grid.completed(trial.trial_id)
+        if time.monotonic() - self.looked > SHOWN_EVERY:
+            if _for_all(self.grid.workplace).exists():
+                raise Stopped(signal.SIGTERM)
+            for job in self.grid.running.values():
+                if live := self.grid.folder.cell(job.id).live():
+                    self.grid.display.stepped(job, live)
+            self.looked = time.monotonic()
 
-    def on_trial_error(self, iteration, trials, trial, **info):
-        self._ended(trial)
 
-    def _ended(self, trial):
-        job = self._job(trial)
-        self.display.ended(job, self.folder.cell(job.id).state)
+def _error_of(trial: Trial) -> Exception | None:
+    """What Ray raised; Tune's own way to it looks where only its restore would have put it."""
+    path = trial.pickled_error_file
+    return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).exists() else None
 
-    def _job(self, trial) -> Job:
-        return self.jobs[trial.config["job"]["id"]]
+
+def _fit(grid: Grid) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # All that are ready ask for their place at once: an autoscaler sees what is wanted.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(len(grid.waiting), 200))
+    placement = grid.workplace.placement
+    with tempfile.TemporaryDirectory(prefix="ablate-ray-") as scratch:
+        tune.Tuner(
+            tune.with_resources(CellTrial, {"CPU": placement.threads, "GPU": placement.gpus or 0}),
+            tune_config=tune.TuneConfig(
+                search_alg=grid,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=scratch,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[Follow(grid)],
+            ),
+        ).fit()
+
+
+class CellTrial(tune.Trainable):
+    """One cell after another in a Ray worker, each in a thread of its own: the main thread hears signals."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        signal.signal(signal.SIGTERM, self._terminate)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.messages: queue.SimpleQueue[Progress | BaseException | None] = queue.SimpleQueue()
+        self.leaving = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(config,), name="cell", daemon=True)
+        self.thread.start()
+
+    def _run(self, config: dict[str, Any]) -> None:
+        job, workplace = _job_from_plain(config["job"]), _workplace_from_plain(config["workplace"])
+        workplace = dataclasses.replace(workplace, node=ray.get_runtime_context().get_node_id())
+        try:
+            run_cell(job, workplace, self.messages.put, self.leaving)
+            self.messages.put(None)
+        except BaseException as error:
+            self.messages.put(error)
+
+    def step(self) -> dict[str, Any]:
+        message = self.messages.get()
+        if isinstance(message, BaseException):
+            raise message
+        return {"done": True} if message is None else dataclasses.asdict(message)
+
+    def cleanup(self) -> None:
+        """Ends what still runs: a trial that its scheduler stopped."""
+        self.leaving.set()
+        self.thread.join()
+
+    def _terminate(self, number: int, frame: object) -> None:
+        if not self.thread.is_alive():
+            sys.exit(1)
+        self.leaving.set()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _job_to_plain(job: Job) -> dict[str, Any]:

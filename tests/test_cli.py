@@ -341,7 +341,7 @@ def test_full_disk_is_said_and_loses_nothing(data: Path, tmp_path: Path) -> None
         pytest.skip("mounting a small file system needs root")
     try:
         run = ("run", "--data", data, "--runs", disk, "--no-ray", "--variants", "softmax")
-        done = ablate(*run, cwd=tmp_path, small=True, expect=2)
+        done = ablate(*run, "--patience", 0, cwd=tmp_path, small=True, expect=2)
         assert "cannot be written: No space left on device" in done.stderr
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         ablate(*run, cwd=tmp_path, small=True)

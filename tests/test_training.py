@@ -396,7 +396,6 @@ def test_an_error_in_the_code_is_recorded_with_its_message_and_line(
         "message": "RuntimeError: the fifth step",
         "where": f"{path}:{line}",
         "log": str(bench.folder.cell("cell").log),
-        "launch": "",
     }
 
 
