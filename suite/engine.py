@@ -378,6 +378,12 @@ def _initialise(objective: nn.Module, optimiser: torch.optim.Optimizer, clip: fl
     return engine
 
 
+def is_lost_worker(error: Exception) -> bool:
+    """Whether ``error`` says that another worker cannot be reached: the cell itself has done nothing wrong."""
+    # Gloo's are plain RuntimeErrors.
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
 def build_engine(placement: Placement) -> Engine:
     """The engine of a worker, which is in its process group already where it has one."""
     if placement.alone:
