@@ -52,17 +52,32 @@ def load_model(folder: Path) -> dict[str, Tensor]:
     return load_file(path / "model.safetensors")
 
 
+def newest(folder: Path) -> int | None:
+    """The step of the newest undamaged checkpoint; None where there is none yet.
+
+    Raises UserError where there are checkpoints and all are damaged.
+    """
+    return (_newest(folder) or _none(folder))[0] if steps(folder) else None
+
+
+def read(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Model and training state of the checkpoint of ``step``, which ``newest`` has found undamaged.
+
+    A final checkpoint has no training state.
+    """
+    path = folder / f"step-{step:08d}"
+    state = path / "training.pt"
+    training = torch.load(state, weights_only=True, map_location="cpu") if state.exists() else None
+    return load_file(path / "model.safetensors"), training
+
+
 def load(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any] | None] | None:
     """Step, model and training state of the newest undamaged checkpoint; None where there is none yet.
 
-    A final checkpoint has no training state. Raises UserError where there are checkpoints and all are damaged.
+    Raises UserError where there are checkpoints and all are damaged.
     """
-    if not steps(folder):
-        return None
-    step, path = _newest(folder) or _none(folder)
-    state = path / "training.pt"
-    training = torch.load(state, weights_only=True, map_location="cpu") if state.exists() else None
-    return step, load_file(path / "model.safetensors"), training
+    step = newest(folder)
+    return None if step is None else (step, *read(folder, step))
 
 
 def _newest(folder: Path) -> tuple[int, Path] | None:

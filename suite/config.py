@@ -19,6 +19,7 @@ from suite.errors import UserError, unknown
 
 Scalar = bool | int | float | str
 Role = Literal["row", "start", "floor"]
+Engine = Literal["torch", "deepspeed"]
 
 
 @dataclass(frozen=True)
@@ -158,14 +159,36 @@ class Placement:
     """Where and how cells run: never part of a cell's identity, recorded for each segment of a run."""
 
     threads: int = 1
-    """Torch threads and Ray CPUs per cell. Sums differ in their last bits between thread counts."""
+    """Torch threads and Ray CPUs per worker. Sums differ in their last bits between thread counts."""
     gpus: float | None = None
-    """Ray GPUs per cell; fractions share one, 0 trains on the CPU. None: one where there are any."""
+    """Ray GPUs per worker; fractions share one, 0 trains on the CPU. None: one where there are any."""
+    workers: int = 1
+    """Processes that train a cell together, each on its share of every batch. Sums differ in their last bits
+    between numbers of workers; with dropout the draws differ too."""
+    engine: Engine = "torch"
+    """What brings the workers' gradients together: torch's DistributedDataParallel, or DeepSpeed."""
+    zero_stage: int = 0
+    """What DeepSpeed's workers share out among them: 0 nothing, 1 the optimiser's state, 2 gradients too."""
 
     def __post_init__(self) -> None:
         _at_least("threads", self.threads, 1)
+        _at_least("workers", self.workers, 1)
         if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
             raise UserError(f"gpus is a fraction up to 1 or a whole number; received {self.gpus!r}.")
+        if self.engine not in typing.get_args(Engine):
+            raise unknown("engine", str(self.engine), typing.get_args(Engine))
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise UserError(f"ZeRO has stages 0 to 3; received {self.zero_stage!r}.")
+        if self.zero_stage and self.engine != "deepspeed":
+            raise UserError(
+                f"ZeRO is DeepSpeed's: stage {self.zero_stage} needs the engine deepspeed; received "
+                f"{self.engine}. Give --engine deepspeed, or leave the stage out."
+            )
+
+    @property
+    def alone(self) -> bool:
+        """Whether a cell trains in one process that needs nobody else."""
+        return self.workers == 1 and self.engine == "torch"
 
 
 @dataclass(frozen=True)

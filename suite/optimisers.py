@@ -1,16 +1,19 @@
 """LAMB, Lookahead and the learning rates of the paper's protocol; all of them resume exactly.
 
-The learning rate is a function of the step alone, set on the optimiser before each step.
+The learning rate is a function of the step alone, set on the optimiser before each step. A tensor that took no part
+in a step has no gradient (None, not zeros), and every optimiser here leaves it alone: no decay, no step counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from suite.config import Protocol
 
@@ -118,6 +121,70 @@ class Lookahead(torch.optim.Optimizer):
         self.param_groups = self.inner.param_groups
         self.steps = state_dict["steps"]
         torch._foreach_copy_(self.slow, state_dict["slow"])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a worker has of one tensor: elements ``begin`` to ``end`` of a flat tensor."""
+
+    number: int
+    """The tensor's place in the optimiser, over all groups."""
+    begin: int
+    end: int
+
+
+class ShardedAdamW(torch.optim.Optimizer):
+    """AdamW on flat tensors, which hold a worker's pieces of the weights: what ZeRO 1 and 2 hand an optimiser.
+
+    Each piece is updated as its tensor would be by ``torch.optim.AdamW``: with the tensor's own count of steps,
+    and not at all in a step that it took no part in. The means ``exp_avg`` and ``exp_avg_sq`` are flat like the
+    weights.
+    """
+
+    def __init__(self, plain: torch.optim.AdamW) -> None:
+        """With the groups of ``plain``, whose tensors are then exchanged for flat ones (``attach``)."""
+        super().__init__([dict(group) for group in plain.param_groups], {})
+        count = sum(len(group["params"]) for group in plain.param_groups)
+        self.steps = [0] * count
+        """Of each tensor, those of other workers included."""
+        self.took_part = [False] * count
+        self.pieces: list[list[Piece]] = []
+
+    def attach(self, pieces: Sequence[Sequence[Piece]]) -> None:
+        """Each group has one flat tensor by now, made of its ``pieces``."""
+        self.pieces = [list(each) for each in pieces]
+        for group, each in zip(self.param_groups, self.pieces, strict=True):
+            [flat] = group["params"]
+            group["pieces"] = each
+            self.state[flat] = {name: torch.zeros_like(flat) for name in MEANS}
+
+    def begin(self, took_part: Sequence[bool]) -> None:
+        """Before a step: which tensors have a gradient in it."""
+        self.took_part = list(took_part)
+        self.steps = [steps + part for steps, part in zip(self.steps, self.took_part, strict=True)]
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            [flat] = group["params"]
+            pieces = [piece for piece in group["pieces"] if self.took_part[piece.number]]
+            if not pieces:
+                continue
+            weights, gradients, means, squares = (
+                [tensor[piece.begin : piece.end] for piece in pieces]
+                for tensor in (flat, flat.grad, *(self.state[flat][name] for name in MEANS))
+            )
+            # It counts the step itself.
+            steps = [torch.tensor(self.steps[piece.number] - 1.0, device=flat.device) for piece in pieces]
+            adamw(
+                weights, gradients, means, squares, [], steps, fused=True, amsgrad=False, maximize=False,
+                beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], lr=group["lr"],
+                weight_decay=group["weight_decay"],
+            )  # fmt: skip
+
+
+MEANS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each tensor beside its count of steps, in torch's names."""
 
 
 def build_optimiser(model: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:

@@ -36,6 +36,10 @@ TROUBLE = {
 Train = Callable[[Job, Workplace, CellFolder, Pulse], None]
 
 
+class WorkerDied(RuntimeError):
+    """A process that trained part of the cell is gone: the cell starts again from its checkpoint."""
+
+
 def run_cell(
     job: Job,
     workplace: Workplace,
@@ -134,7 +138,7 @@ def _run_recorded(
                 print("The engine has changed since this cell began: it begins again.")
             with pulse, _on_terminate(pulse.leave):
                 train(job, workplace, record, pulse)
-        except (Leave, LeaseLost):
+        except (Leave, LeaseLost, WorkerDied):
             raise
         except Exception as error:
             if isinstance(error, OSError) and (error.errno in TROUBLE or not _writable(record.path)):

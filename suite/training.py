@@ -2,13 +2,16 @@
 
 The randomness of a step (layers dropped, dropout) depends on the seed and the step alone, and the order of
 the questions on the seed and the epoch: a cell that resumes repeats nothing and needs no generator's state.
+
+Several workers run this side by side, each on its share of every batch; the engine brings together what they
+have. They draw the same layers and each its own dropout. The first one alone writes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +25,10 @@ from torch import Tensor, nn
 
 from suite import checkpoints, flops, provenance, pruning, registry
 from suite.attention import Variant, Weights
-from suite.config import Cell, from_plain
+from suite.config import Cell, Protocol, from_plain
 from suite.data import official
 from suite.data.store import DataSet, open_dataset
+from suite.engine import Engine, NotFinite
 from suite.errors import UserError
 from suite.models import pretrained
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering, is_variants_own
@@ -38,15 +42,15 @@ PROBED_QUESTIONS = 64
 """Validation questions on which the density of attention is measured at every evaluation."""
 
 
-class NotFinite(RuntimeError):
-    """The loss is infinite or not a number."""
-
-
-def train_and_test(job: Job, workplace: Workplace, record: CellFolder, pulse: Pulse) -> None:
+def train_and_test(
+    job: Job, workplace: Workplace, record: CellFolder, pulse: Pulse, engine: Engine | None = None
+) -> None:
     """Trains the cell from its newest checkpoint, if any, tests it and writes its result.
 
-    Raises Leave where it was asked to leave and has written a checkpoint, and NotFinite.
+    With an ``engine`` of several workers each of them calls this. Raises Leave where one was asked to leave and a
+    checkpoint is written, and NotFinite.
     """
+    engine = engine or Engine()
     cell, protocol = job.cell, job.cell.protocol
     for plugin in workplace.plugins:
         registry.load_plugin(plugin)
@@ -57,7 +61,7 @@ def train_and_test(job: Job, workplace: Workplace, record: CellFolder, pulse: Pu
     if cell.pictures == "mean":
         dataset = dataset.with_mean_pictures(*cell.train)
     if cell.keep is not None:
-        _evaluate_only(job, workplace, record, dataset, device, pulse)
+        _evaluate_only(job, workplace, record, dataset, device, pulse, engine)
         return
     rows = dataset.rows(*cell.train)
     batches = Batches(
@@ -76,8 +80,9 @@ def train_and_test(job: Job, workplace: Workplace, record: CellFolder, pulse: Pu
     step, seconds = 0, 0.0
     losses: list[Tensor] = []
     """Of the steps since the last evaluation."""
-    if (resumed := checkpoints.load(record.checkpoints)) is not None:
-        step, weights, state = resumed
+    newest = engine.agreed(lambda: checkpoints.newest(record.checkpoints))
+    if newest is not None:
+        step, (weights, state) = newest, checkpoints.read(record.checkpoints, newest)
         model.load_state_dict(weights)
         if state is None:  # Killed after the final checkpoint: only the test is left.
             seconds = float(record.metrics()["seconds"].iloc[-1])
@@ -85,52 +90,57 @@ def train_and_test(job: Job, workplace: Workplace, record: CellFolder, pulse: Pu
             optimiser.load_state_dict(state["optimiser"])
             seconds = state["seconds"]
             losses = list(state["losses"].to(device).unbind())
-    record.cut_back(step if resumed else -1)
-    _record_segment(record, workplace, device, step, start)
+    if engine.is_first:
+        record.cut_back(-1 if newest is None else step)
+        _record_segment(record, workplace, device, step, start)
+    engine.prepare(Objective(model, protocol, engine.workers), optimiser, protocol.clip)
 
     began = time.perf_counter() - seconds
     evaluations = set(protocol.evaluation_steps())
     if step == 0:
-        _evaluate(record, model, dataset, cell, 0, None, time.perf_counter() - began, pulse)
+        _evaluate(record, model, dataset, cell, 0, None, time.perf_counter() - began, pulse, engine)
     segment_began, segment_steps = time.perf_counter(), 0
     while step < protocol.steps:
         model.train()
         parts = np.array_split(batches[step], protocol.accumulate)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(protocol, step)
-        losses.append(train_step(model, optimiser, dataset, parts, cell, step, device))
+        engine.set_rate(learning_rate(protocol, step))
+        losses.append(train_step(model, optimiser, dataset, parts, cell, step, device, engine))
         step += 1
         segment_steps += 1
         speed = segment_steps * protocol.batch_size / (time.perf_counter() - segment_began)
         pulse.stepped(step, protocol.steps, speed)
-        wish, progress = pulse.wish, None
+        wish, progress = Wish(engine.greatest(pulse.wish)), None
         if step in evaluations:
             train_loss = _finite(torch.stack(losses).mean().item(), "training loss", step)
             losses.clear()
             if step == protocol.steps:
-                _choose_layers(model, dataset, cell, pulse)
+                _choose_layers(model, dataset, cell, pulse, engine)
             metrics = _evaluate(
-                record, model, dataset, cell, step, train_loss, time.perf_counter() - began, pulse
-            )  # fmt: skip
+                record, model, dataset, cell, step, train_loss, time.perf_counter() - began, pulse, engine
+            )
             progress = Progress(step, protocol.steps, metrics["accuracy"], metrics["loss"], speed)
         if step == protocol.steps:
-            record.check()
-            checkpoints.save(record.checkpoints, step, model.state_dict(), None)
+            _save(record, step, model, None, engine)
         elif progress or wish > Wish.GO_ON:
             training = {
-                "optimiser": optimiser.state_dict(),
+                "optimiser": engine.optimiser_state(),
                 "seconds": time.perf_counter() - began,
                 "losses": torch.stack(losses).cpu() if losses else torch.zeros(0),
             }
-            record.check()
-            checkpoints.save(record.checkpoints, step, model.state_dict(), training)
+            _save(record, step, model, training, engine)
             pulse.saved()
             if wish is Wish.LEAVE:
                 raise Leave
         if progress:
             pulse.report(progress)
             segment_began, segment_steps = time.perf_counter(), 0
-    _test(record, model, dataset, cell, step, time.perf_counter() - began, pulse)
+    _test(record, model, dataset, cell, step, time.perf_counter() - began, pulse, engine)
+
+
+def _save(record: CellFolder, step: int, model: nn.Module, training: dict[str, Any] | None, engine: Engine) -> None:
+    if engine.is_first:
+        record.check()
+        checkpoints.save(record.checkpoints, step, model.state_dict(), training)
 
 
 def _evaluate_only(
@@ -140,6 +150,7 @@ def _evaluate_only(
     dataset: DataSet,
     device: torch.device,
     pulse: Pulse,
+    engine: Engine,
 ) -> None:
     """Validates and tests the start's model with the layers that the cell keeps.
 
@@ -151,10 +162,11 @@ def _evaluate_only(
     model = load_trained(StudyFolder(workplace.study), job.start, dataset)
     pruning.keep_only(model, job.cell.keep)
     model.to(device)
-    record.cut_back(-1)
-    _record_segment(record, workplace, device, 0, {"id": job.start})
-    _evaluate(record, model, dataset, job.cell, 0, None, time.perf_counter() - began, pulse)
-    _test(record, model, dataset, job.cell, 0, time.perf_counter() - began, pulse)
+    if engine.is_first:
+        record.cut_back(-1)
+        _record_segment(record, workplace, device, 0, {"id": job.start})
+    _evaluate(record, model, dataset, job.cell, 0, None, time.perf_counter() - began, pulse, engine)
+    _test(record, model, dataset, job.cell, 0, time.perf_counter() - began, pulse, engine)
 
 
 def _record_segment(
@@ -281,6 +293,34 @@ class Batches:
         return order[np.argsort(first[picture], kind="stable")]
 
 
+class Objective(nn.Module):
+    """What a worker's gradient is of: the answers' loss on its part of a batch, and the penalties."""
+
+    def __init__(self, model: LxmertForQuestionAnswering, protocol: Protocol, workers: int = 1) -> None:
+        super().__init__()
+        self.model, self.protocol, self.workers = model, protocol, workers
+
+    def forward(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Tensor,
+        generator: torch.Generator,
+        weight: float,
+        with_penalty: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """What to take the gradient of, and the answers' loss times ``weight``, their share of the whole batch.
+
+        Gradients are averaged over the workers: each one's loss counts as often as there are workers, and each
+        one's penalty, the same everywhere, once.
+        """
+        device = targets.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.protocol.precision == "bfloat16"):
+            logits = self.model(**inputs, generator=generator)
+        loss = answer_loss(logits.float(), targets) * weight
+        minimised = loss * self.workers if self.workers > 1 else loss
+        return minimised + penalty(self.model) if with_penalty else minimised, loss.detach()
+
+
 def train_step(
     model: LxmertForQuestionAnswering,
     optimiser: torch.optim.Optimizer,
@@ -289,28 +329,36 @@ def train_step(
     cell: Cell,
     step: int,
     device: torch.device,
+    engine: Engine | None = None,
 ) -> Tensor:
     """One optimiser step on the questions of all ``parts`` (rows); the loss of the answers, without penalties.
 
-    The same layers run for every part: the gradient is that of the whole batch, but for what dropout draws.
+    The same layers run for every part: the gradient is that of the whole batch, but for what dropout draws. Of each
+    part a worker of ``engine``, which has been prepared for the model, takes its share. The loss is the batch's.
     """
-    seed = int.from_bytes(hashlib.sha256(f"{cell.seed} {step}".encode()).digest()[:7])
-    torch.manual_seed(seed)
-    optimiser.zero_grad(set_to_none=True)
+    if engine is None:
+        engine = Engine()
+        engine.prepare(Objective(model, cell.protocol), optimiser, cell.protocol.clip)
+    seed = _seed(cell.seed, step)
+    # The first worker draws what one alone does.
+    torch.manual_seed(seed if engine.is_first else _seed(cell.seed, step, engine.rank))
+    engine.zero_grad()
     count, total = sum(map(len, parts)), torch.zeros((), device=device)
-    for number, rows in enumerate(parts):
+    for number, part in enumerate(parts):
+        rows = engine.share(part)
         inputs, targets = _tensors(dataset.batch(rows, share=cell.protocol.share_pictures), device)
         generator = torch.Generator().manual_seed(seed)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cell.protocol.precision == "bfloat16"):
-            logits = model(**inputs, generator=generator)
-        loss = answer_loss(logits.float(), targets) * (len(rows) / count)
-        (loss + penalty(model) if number == 0 else loss).backward()
-        total += loss.detach()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), cell.protocol.clip)
-    optimiser.step()
+        is_last = number == len(parts) - 1
+        total += engine.backward(is_last, inputs, targets, generator, len(rows) / count, number == 0)
+    engine.step()
     for weights in varied(model):
         weights.project()
-    return total
+    engine.projected()
+    return engine.summed(total)
+
+
+def _seed(*numbers: int) -> int:
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()[:7])
 
 
 def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -337,13 +385,18 @@ def _tensors(batch: Any, device: torch.device) -> tuple[dict[str, Any], Tensor]:
 
 @torch.no_grad()
 def predict(
-    model: LxmertForQuestionAnswering, dataset: DataSet, rows: np.ndarray, cell: Cell
+    model: LxmertForQuestionAnswering, dataset: DataSet, rows: np.ndarray, cell: Cell, engine: Engine | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Rows (B,), logits (B, A) and targets (B, A) of batches that cover ``rows``, picture by picture."""
+    """Rows (B,), logits (B, A) and targets (B, A) of batches that cover ``rows``, picture by picture.
+
+    Of n workers each gets every n-th of the batches of one worker: ``engine.in_order`` puts together what is made
+    of them, to the same bits.
+    """
+    engine = engine or Engine()
     model.eval()
     device = next(model.parameters()).device
     rows = rows[np.argsort(dataset.image[rows], kind="stable")]
-    for first in range(0, len(rows), EVALUATION_BATCH):
+    for first in range(0, len(rows), EVALUATION_BATCH)[engine.rank :: engine.workers]:
         batch = dataset.batch(rows[first : first + EVALUATION_BATCH], share=True)
         inputs, targets = _tensors(batch, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cell.protocol.precision == "bfloat16"):
@@ -351,25 +404,33 @@ def predict(
         yield batch.rows, logits.float().cpu(), targets.cpu()
 
 
-def _choose_layers(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, pulse: Pulse) -> None:
+def _choose_layers(
+    model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, pulse: Pulse, engine: Engine
+) -> None:
     """Lets a method that asks for it choose its layers on the validation split, once training has ended."""
 
     def score() -> float:
-        accuracy, _ = _score(model, dataset, cell, pulse)
+        accuracy, _ = _score(model, dataset, cell, pulse, engine)
         print(f"tried the layers {pruning.kept_layers(model)}: {accuracy:.2f} %", flush=True)
         return accuracy
 
     pruning.choose_layers(model, score)
 
 
-def _score(model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, pulse: Pulse) -> tuple[float, float]:
+def _score(
+    model: LxmertForQuestionAnswering, dataset: DataSet, cell: Cell, pulse: Pulse, engine: Engine
+) -> tuple[float, float]:
     """Accuracy (per cent) and loss on the validation split."""
     rows = dataset.rows(cell.validation)
-    score = loss = 0.0
-    for _, logits, targets in predict(model, dataset, rows, cell):
+    parts = []
+    for _, logits, targets in predict(model, dataset, rows, cell, engine):
         pulse.alive()
-        score += targets.gather(1, logits.argmax(1, keepdim=True)).double().sum().item()
-        loss += answer_loss(logits.double(), targets.double()).item() * len(logits)
+        right = targets.gather(1, logits.argmax(1, keepdim=True)).double().sum().item()
+        parts.append((right, answer_loss(logits.double(), targets.double()).item() * len(logits)))
+    score = loss = 0.0
+    for right, lost in engine.in_order(parts):  # One after another: a sum depends on its order.
+        score += right
+        loss += lost
     return 100 * score / len(rows), loss / len(rows)
 
 
@@ -383,9 +444,10 @@ def _evaluate(
     train_loss: float | None,
     seconds: float,
     pulse: Pulse,
+    engine: Engine,
 ) -> dict[str, Any]:
     """Scores the validation split and records it with what every attention site has learned so far."""
-    accuracy, loss = _score(model, dataset, cell, pulse)
+    accuracy, loss = _score(model, dataset, cell, pulse, engine)
     metrics = {
         "step": step,
         "seconds": seconds,
@@ -397,8 +459,9 @@ def _evaluate(
     }
     for name in ("loss", "penalty"):
         _finite(metrics[name], f"validation {name}", step)
-    record.append("sites", _site_lines(model, dataset, cell, step))
-    record.append("metrics", [metrics])
+    if engine.is_first:
+        record.append("sites", _site_lines(model, dataset, cell, step))
+        record.append("metrics", [metrics])
     return metrics
 
 
@@ -448,12 +511,16 @@ def _test(
     step: int,
     seconds: float,
     pulse: Pulse,
+    engine: Engine,
 ) -> None:
     """Scores the test split once, keeps the answers, the final model and the result."""
     parts = []
-    for part in predict(model, dataset, dataset.rows(cell.test), cell):
+    for part in predict(model, dataset, dataset.rows(cell.test), cell, engine):
         pulse.alive()
         parts.append(_prediction_table(dataset, *part))
+    parts = engine.in_order(parts)
+    if not engine.is_first:
+        return
     table = pd.concat(parts).sort_index()
     rows = table.index.to_numpy()
     asked = dataset.questions("question_id", "question_type", "answer_type", "humans", rows=rows)

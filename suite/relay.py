@@ -1,0 +1,54 @@
+"""What the workers of a cell and the process that waits for them tell each other: an actor's class.
+
+It imports no torch, and not ray: its process is there in a second.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from suite.pulse import Progress
+
+
+class Relay:
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.actors: list[Any] = []
+        self.failure: bytes | None = None
+        self.left = self.is_to_leave = False
+
+    # Told by the workers
+
+    def began(self, worker: Any) -> None:
+        self.actors.append(worker)
+
+    def report(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+    def has_left(self) -> None:
+        self.left = True
+
+    def failed(self, failure: bytes) -> None:
+        """The first one counts: the others fail for want of it."""
+        self.failure = self.failure or failure
+
+    def leaves(self) -> bool:
+        return self.is_to_leave
+
+    # Told by who waits for them
+
+    def leave(self) -> None:
+        self.is_to_leave = True
+
+    def reported(self) -> list[Progress]:
+        """What has come since the last call."""
+        new, self.progress = self.progress, []
+        return new
+
+    def workers(self) -> list[Any]:
+        """Handles of the workers' processes."""
+        return self.actors
+
+    def outcome(self) -> tuple[bytes | None, bool]:
+        """The first error, if any, and whether the cell was left."""
+        return self.failure, self.left

@@ -1,0 +1,239 @@
+"""``train_on_workers``: a cell on several Ray Train workers, started by the process that runs the cell.
+
+That process keeps the lease, the log and the record of failures, and waits. The workers train; the first of them
+writes the record. Between them stands a relay, an actor: progress and the first error go one way, the wish to
+leave the other (suite.relay). Ray Train retries nothing and leaves nothing behind: the cell starts again from
+its own checkpoint.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import os
+import pickle
+import shutil
+import socket
+import threading
+import traceback
+import types
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Ray reads these, here and in its workers. What a cell prints goes to its log, and it stays in its folder.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+
+import ray
+from ray import train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from suite.engine import BACKENDS, build_engine, is_lost_worker
+from suite.plan import Job, Workplace
+from suite.pulse import Leave, Pulse, Wish, drain_markers
+from suite.records import CellFolder
+from suite.relay import Relay
+from suite.running import WorkerDied
+from suite.training import train_and_test
+
+LOOK = 0.5
+"""Seconds between two looks of the waiting process at the relay."""
+
+
+def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: Pulse) -> None:
+    """Trains and tests the cell on the workers of its placement; raises what ``train_and_test`` does on any.
+
+    Raises WorkerDied where a worker's process ended, or could not be reached: that is no failure of the cell. A
+    cell that is evaluated only needs one worker, and gets one.
+    """
+    placement = workplace.placement
+    if job.cell.keep is not None:
+        placement = dataclasses.replace(placement, workers=1, engine="torch", zero_stage=0)
+    workplace = dataclasses.replace(workplace, placement=placement)
+    scratch = record.path / ".train"
+    _clear(scratch)
+    relay: Any = ray.remote(Relay).options(num_cpus=0).remote()
+    fit = _Fit(_trainer(job, workplace, record, relay, scratch))
+    try:
+        fit.start()
+        while fit.is_alive():
+            fit.join(LOOK)
+            for progress in ray.get(relay.reported.remote()):
+                pulse.report(progress)
+            if pulse.wish is Wish.LEAVE:
+                ray.get(relay.leave.remote())
+        failure, left = ray.get(relay.outcome.remote())
+    finally:
+        if fit.is_alive():  # Something was raised here: nobody waits for these workers any more.
+            for worker in ray.get(relay.workers.remote()):
+                ray.kill(worker)
+            fit.join()
+        ray.kill(relay)
+        _clear(scratch)
+    if failure is not None:
+        raise _Failure.read(failure).error()
+    if fit.error is not None:
+        raise WorkerDied(f"A worker of {record.id} was lost: {fit.error}") from fit.error
+    if left:
+        raise Leave
+
+
+def _trainer(job: Job, workplace: Workplace, record: CellFolder, relay: Any, scratch: Path) -> TorchTrainer:
+    placement = workplace.placement
+    resources: dict[str, float] = {"CPU": placement.threads}
+    if placement.gpus:
+        resources["GPU"] = placement.gpus
+    return TorchTrainer(
+        partial(_work, job, workplace, record, relay),
+        torch_config=TorchConfig(backend=BACKENDS if placement.gpus else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=placement.workers, use_gpu=bool(placement.gpus), resources_per_worker=resources
+        ),
+        # In the cell's folder, which every node sees.
+        run_config=train.RunConfig(
+            name="train", storage_path=str(scratch), failure_config=train.FailureConfig(max_failures=0)
+        ),
+    )
+
+
+class _Fit(threading.Thread):
+    """Waits for Ray Train in a thread of its own: progress is reported in the thread that runs the cell."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(name="train", daemon=True)
+        self.trainer, self.error = trainer, None
+
+    error: Exception | None
+
+    def run(self) -> None:
+        try:
+            self.trainer.fit()
+        except Exception as error:
+            self.error = error
+
+
+def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> None:
+    """What each worker does."""
+    context = ray.get_runtime_context()
+    ray.get(relay.began.remote(context.current_actor))
+    rank, node = train.get_context().get_world_rank(), context.get_node_id()
+    workplace = dataclasses.replace(workplace, node=node)
+    markers = drain_markers(Path(workplace.study), workplace.launch, node, socket.gethostname())
+
+    def leaves() -> bool:
+        return any(marker.exists() for marker in markers) or ray.get(relay.leaves.remote())
+
+    if rank:
+        record = _Reader(record.path)
+    log_file = record.log if rank == 0 else record.path / f"log-{rank}.txt"
+    with log_file.open("a", encoding="utf-8") as log, _redirected(log):
+        pulse = Pulse(
+            record,
+            report=relay.report.remote if rank == 0 else lambda progress: None,
+            leaves=leaves,
+            save_every=workplace.save_every if rank == 0 else float("inf"),
+            hung_after=workplace.hung_after,
+            log=log,
+        )
+        try:
+            with pulse:
+                train_and_test(job, workplace, record, pulse, build_engine(workplace.placement))
+        except Leave:
+            ray.get(relay.has_left.remote())
+        except Exception as error:
+            traceback.print_exc(file=log)
+            if not is_lost_worker(error):
+                ray.get(relay.failed.remote(_Failure.of(error).written()))
+            raise
+
+
+class _Reader(CellFolder):
+    """The record as a worker sees it that must not write to it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.guard = self._refuse
+
+    def _refuse(self) -> None:
+        raise AssertionError("Only the first worker writes the record.")
+
+    def write_live(self, live: Any) -> None:
+        """The first worker's to show."""
+
+
+@contextlib.contextmanager
+def _redirected(log: Any) -> Iterator[None]:
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way to another process, with the lines where it was raised."""
+
+    pickled: bytes | None
+    """None where it does not survive that."""
+    name: str
+    message: str
+    frames: tuple[traceback.FrameSummary, ...]
+
+    @staticmethod
+    def of(error: Exception) -> _Failure:
+        try:
+            pickled = pickle.dumps(error)
+        except Exception:
+            pickled = None
+        frames = tuple(traceback.extract_tb(error.__traceback__))
+        return _Failure(pickled, type(error).__name__, str(error), frames)
+
+    def written(self) -> bytes:
+        """As the relay keeps it, which need not know what it is."""
+        return pickle.dumps(self)
+
+    @staticmethod
+    def read(written: bytes) -> _Failure:
+        return pickle.loads(written)
+
+    def error(self) -> Exception:
+        """The error with its traceback; one of its name and message where this process cannot read it."""
+        made: Exception | None = None
+        if self.pickled is not None:
+            # Its class may be of a plug-in, which is loaded where the cell trains.
+            with contextlib.suppress(Exception):
+                made = pickle.loads(self.pickled)
+        if made is None:
+            made = type(self.name, (RuntimeError,), {})(self.message)
+        return made.with_traceback(_traceback(self.frames))
+
+
+def _traceback(frames: tuple[traceback.FrameSummary, ...]) -> types.TracebackType | None:
+    """A traceback that reads like ``frames``: tracebacks cannot be sent, but can be made of code that raises."""
+    made = None
+    for summary in reversed(frames):
+        tree = ast.parse("1 / 0", summary.filename)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.expr | ast.stmt):
+                node.lineno = node.end_lineno = summary.lineno or 1
+                node.col_offset = node.end_col_offset = 0
+        code = compile(tree, summary.filename, "exec").replace(co_name=summary.name)
+        raised = None
+        try:
+            exec(code, {})
+        except ZeroDivisionError as error:
+            raised = error.__traceback__.tb_next if error.__traceback__ else None
+        if raised is not None:
+            made = types.TracebackType(made, raised.tb_frame, raised.tb_lasti, raised.tb_lineno)
+    return made
+
+
+def _clear(scratch: Path) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
