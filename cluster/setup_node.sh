@@ -30,7 +30,7 @@ for name in runs data; do
     [ -e "$name" ] || ln -s "$shared/$name" "$name"
 done
 
-# Only one at a time (>> opens the lock and changes nothing): several nodes may share this folder. With the dependencies of what is locked, because torch's
+# Only one at a time (>> opens this file and changes nothing): several nodes may share this folder. With the dependencies of what is locked, because torch's
 # CUDA libraries are in no lock that a machine without a GPU wrote; torch itself says which versions it takes.
 (
     flock 9
@@ -40,7 +40,7 @@ done
         .venv/bin/pip install --quiet --no-deps --editable .
         cat requirements.lock cluster/requirements.lock pyproject.toml >.venv/locked
     fi
-) 9>>requirements.lock
+) 9>>cluster/setup_node.sh
 
 # Ray's own commands and `ray exec` run in a login shell that reads this file.
 say="export PATH='$PWD/.venv/bin':\"\$PATH\" RAY_AUTH_MODE=token"
