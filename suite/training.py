@@ -122,6 +122,8 @@ def train_and_test(
         if step == protocol.steps:
             _save(record, step, model, None, engine)
         elif progress or wish > Wish.GO_ON:
+            if losses:  # Else a cell would go on from weights that are no numbers.
+                _finite(torch.stack(losses).mean().item(), "training loss", step)
             training = {
                 "optimiser": engine.optimiser_state(),
                 "seconds": time.perf_counter() - began,

@@ -1,0 +1,197 @@
+"""What surrounds a cell's training: leaving on request, checkpoints by the clock, a run folder in trouble."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from suite import checkpoints, running
+from suite.config import Cell, ModelSize, Protocol
+from suite.errors import UserError
+from suite.plan import Job, Workplace
+from suite.pulse import Leave, Progress, drain_markers
+from suite.records import CellFolder, StudyFolder, read_lines
+from suite.running import run_cell
+
+CELL = Cell(
+    variant="span_entmax",
+    dataset="easy_vqa",
+    protocol=Protocol(steps=9, batch_size=7, evaluations=3, learning_rate=1e-2),
+    model=ModelSize(width=8, heads=2, intermediate=8),
+    layers=(1, 1, 1),
+)
+
+
+class Place:
+    """A study's folder in which one cell runs."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.workplace = Workplace(str(folder), str(data), launch="one")
+        self.record = StudyFolder(folder).cell("cell")
+
+    def run(
+        self,
+        report: Callable[[Progress], None] = lambda progress: None,
+        leaving: threading.Event | None = None,
+        **changes: Any,
+    ) -> bool:
+        workplace = dataclasses.replace(self.workplace, **changes)
+        return run_cell(Job("cell", CELL, "row", None), workplace, report, leaving)
+
+
+@pytest.fixture
+def place(tmp_path: Path, data_folder: Path) -> Place:
+    return Place(tmp_path / "study", data_folder)
+
+
+def content(record: CellFolder) -> dict[str, Any]:
+    """Everything that a finished cell says, but for how long it took."""
+    return {
+        "metrics": record.metrics().drop(columns="seconds").to_json(),
+        "sites": (record.path / "sites.jsonl").read_text(),
+        "predictions": (record.path / "predictions.parquet").read_bytes(),
+        "model": (record.checkpoints / "step-00000009/model.safetensors").read_bytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> dict[str, Any]:
+    place = Place(tmp_path_factory.mktemp("whole"), data_folder)
+    assert place.run()
+    return content(place.record)
+
+
+def segments(record: CellFolder) -> list[int]:
+    return [line["step"] for line in read_lines(record.path / "segments.jsonl")]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 8])
+def test_a_cell_that_is_asked_to_leave_goes_on_from_that_very_step(
+    place: Place, expected: dict[str, Any], step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving = threading.Event()
+    stepped = running.Pulse.stepped
+
+    def ask(pulse: running.Pulse, at: int, *rest: Any) -> None:
+        stepped(pulse, at, *rest)
+        if at == step:
+            pulse.leave()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.Pulse, "stepped", ask)
+        with pytest.raises(Leave):
+            place.run(leaving=leaving)
+    assert checkpoints.steps(place.record.checkpoints)[-1] == step
+    assert place.record.state == "started"
+    assert not (place.record.path / "lease").exists()
+    assert place.run()
+    assert segments(place.record) == [0, step]
+    assert content(place.record) == expected
+
+
+def test_a_checkpoint_is_written_between_evaluations_when_its_time_has_come(
+    place: Place, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    save = checkpoints.save
+
+    def note(folder: Path, step: int, *rest: Any) -> None:
+        saved.append(step)
+        save(folder, step, *rest)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save", note)
+        with pytest.raises(KeyboardInterrupt):
+            place.run(save_every=0.0)
+    assert saved == [1, 2, 3, 4, 5]
+    assert place.run()
+    assert segments(place.record) == [0, 5]
+    assert content(place.record) == expected
+
+
+def test_what_is_asked_to_leave_before_it_begins_does_not(place: Place) -> None:
+    leaving = threading.Event()
+    leaving.set()
+    with pytest.raises(Leave):
+        place.run(leaving=leaving)
+    assert place.record.state == "missing"
+
+
+def test_on_a_node_that_is_drained_no_cell_begins(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits there for the end of the node; here the marker goes away."""
+    study = Path(place.workplace.study)
+    _, node, _ = drain_markers(study, "one", "node", "host")
+    node.parent.mkdir(parents=True)
+    node.touch()
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        assert place.record.state == "missing"
+        waits.append(seconds)
+        if len(waits) == 3:
+            node.unlink()
+
+    monkeypatch.setattr(running.time, "sleep", sleep)
+    assert place.run(node="node")
+    assert len(waits) == 3
+    assert place.record.state == "finished"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.ESTALE])
+def test_a_run_folder_in_trouble_is_waited_for(
+    place: Place, expected: dict[str, Any], number: int, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    save, tries = checkpoints.save, []
+
+    def trouble(folder: Path, step: int, *rest: Any) -> None:
+        tries.append(step)
+        if len(tries) in (2, 3):
+            raise OSError(number, "trouble")
+        save(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoints, "save", trouble)
+    monkeypatch.setattr(running.time, "sleep", lambda seconds: None)
+    assert place.run()
+    assert content(place.record) == expected
+    assert segments(place.record) == [0, 3, 3]
+    assert capsys.readouterr().err.count("waits for its run folder") == 2
+
+
+def test_a_run_folder_that_stays_in_trouble_is_the_users(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trouble(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save", trouble)
+    with pytest.raises(UserError, match=r"cannot be written: No space left on device\. Mend that and run the same"):
+        place.run(patience=0.0)
+    assert place.record.failure() is None
+
+
+def test_a_file_that_is_missing_is_the_cells_failure(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "empty/easy_vqa").mkdir(parents=True)
+    assert not place.run(data=str(tmp_path / "empty"))
+    assert (place.record.failure() or {})["kind"] == "data or configuration"
+
+
+def test_no_checkpoint_of_a_loss_that_is_no_number_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the cell would go on from it."""
+    step = running.training.train_step
+
+    def broken(model: Any, *rest: Any) -> Any:
+        loss = step(model, *rest)
+        return loss * float("nan") if rest[4] == 4 else loss
+
+    monkeypatch.setattr(running.training, "train_step", broken)
+    assert not place.run(save_every=0.0)
+    failure = place.record.failure() or {}
+    assert failure["kind"] == "not finite"
+    assert checkpoints.steps(place.record.checkpoints)[-1] == 4
