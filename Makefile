@@ -7,9 +7,9 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/ablate run
 
-# One process of tests per core.
+# One process of tests per core, each taking whole files: their fixtures are made once.
 test: .venv/installed
-	$(BIN)/pytest --numprocesses auto --dist loadgroup
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 # Mutated inputs of every reader, 2,700 of them.
 fuzz: .venv/installed
