@@ -407,6 +407,16 @@ def _bench_data(arguments: argparse.Namespace) -> int:
     return _bench(arguments, Data(arguments.images, arguments.batch, arguments.processes))
 
 
+def _bench_grid(arguments: argparse.Namespace) -> int:
+    from suite.bench.grid import Scheduling
+    from suite.plan import open_data
+
+    open_data(arguments.data, "easy_vqa", _counting("prepared", "pictures"))
+    chosen = dict(arguments.set)
+    bench = Scheduling(arguments.study, arguments.cells, arguments.slots, str(arguments.data), chosen)
+    return _bench(arguments, bench)
+
+
 def _bench(arguments: argparse.Namespace, bench: Bench) -> int:
     from suite.bench.measure import Settings
     from suite.bench.run import run
@@ -701,6 +711,16 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     data.add_argument("--batch", type=_slots, default=64, metavar="N", help="images read at a time (64)")
     data.add_argument("--processes", type=_slots, default=4, metavar="N", help="whose memory is measured (4)")
     data.set_defaults(command=_bench_data)
+
+    grid = benches.add_parser("grid", parents=[shared], help="what scheduling costs beside the cells' own time")
+    grid.add_argument("study", nargs="?", default="", metavar="STUDY", help="run its grid too; default: none")
+    grid.add_argument(
+        "--cells", type=_numbers, default=(20, 200), metavar="N,N", help="of next to no work (20,200)"
+    )
+    grid.add_argument("--slots", type=_slots, default=os.cpu_count() or 1, metavar="N", help="cells at a time")
+    grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
+    grid.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
+    grid.set_defaults(command=_bench_grid, rounds=1)
 
 
 if __name__ == "__main__":

@@ -97,8 +97,8 @@ def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
             display.ended(job, StudyFolder(workplace.study).cell(job.id).state)
 
 
-def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, cluster: Cluster) -> None:
-    """As many cells side by side as the cluster has room for.
+def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, cluster: Cluster) -> float:
+    """As many cells side by side as the cluster has room for; the seconds that they took once Ray was up.
 
     Raises UserError before anything starts where no node can hold a cell, and Stopped or KeyboardInterrupt where
     it is told to stop, after the cells have written checkpoints.
@@ -107,7 +107,9 @@ def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, clust
         workplace = _placed(workplace, nodes)
         slots = check_room(workplace.placement, nodes)
         with Display(jobs, finished, slots) as display, _signals(), _leaving(jobs, workplace):
+            began = time.monotonic()
             _fit(Grid(jobs, workplace, display))
+            return time.monotonic() - began
 
 
 def _placed(workplace: Workplace, nodes: Sequence[dict[str, float]]) -> Workplace:

@@ -104,11 +104,14 @@ def report(bench: Bench, record: Record) -> str:
     )
     where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores, {arguments['threads']} threads"
     rounds = " or ".join(map(str, sorted({len(row.totals()) for row in record.measured()})))
+    notes = list(record.notes)
+    if any("peak_bytes" in row.facts for row in record.rows):
+        notes.append(f"Peak memory: {MEMORY[arguments['device']]}.")
     parts = [
         f"# ablate bench {record.bench}",
         f"{where}; {versions}. Medians (quartiles) over {rounds} rounds, in each of which everything ran in turn; "
         "ratios are medians of the rounds' ratios.",
-        "\n".join(f"- {note}" for note in [*record.notes, f"Peak memory: {MEMORY[arguments['device']]}."]),
+        "\n".join(f"- {note}" for note in notes),
         show.markdown(bench.table(record)),
         "\n".join(f"- {finding}" for finding in bench.findings(record)),
         "" if record.complete else "Stopped before its end.",
