@@ -30,6 +30,8 @@ while [[ ${1:-} == --* ]]; do
     case $1 in --nodes=*) nodes=${1#*=} ;; esac
     shift
 done
+# What `scancel` finds it by: the step of the nodes.
+if [ "${*: -1}" = node ]; then echo $$ >"$LOG.step"; fi
 started=()
 end() { kill -TERM "${started[@]}" 2>/dev/null; }
 trap end TERM
@@ -44,6 +46,7 @@ while [ -n "$(jobs -pr)" ]; do
 done
 exit $code
 """
+SCANCEL = '[ "$1" = --signal=TERM ] && kill -TERM "$(cat "$LOG.step")"\n'
 SCONTROL = 'if [ "$1" = show ]; then echo "   JobState=$JOB_STATE Reason=None"; fi\n'
 # `ray health-check` says yes as soon as a head was started.
 RAY = """
@@ -99,7 +102,13 @@ def submitted(folder: Path, number: int, *words: str, **environment: str) -> Ite
     folder = folder / f"the job {number}"
     tools = folder / "bin"
     tools.mkdir(parents=True)
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "ray": RAY, "ablate": ABLATE}.items():
+    for name, text in {
+        "srun": SRUN,
+        "scontrol": SCONTROL,
+        "scancel": SCANCEL,
+        "ray": RAY,
+        "ablate": ABLATE,
+    }.items():
         (tools / name).write_text("#!/usr/bin/env bash\n" + LOG + text)
         (tools / name).chmod(0o755)
     ours: Mapping[str, str] = {
@@ -172,8 +181,7 @@ def test_a_job_that_must_go_drains_every_node_and_queues_again(
     assert code == 75
     drains = job.calls("ablate drain")
     assert drains == [f"ablate drain --study demo --runs {job.folder}/runs"] * 2
-    assert job.log[-2:] == [f"scontrol show job {number}", f"scontrol requeue {number}"]
-    assert "the cells write their checkpoints" in said
+    assert job.log[-2:] == [f"scancel --signal=TERM {number}.0", f"scontrol requeue {number}"]
     assert "queued again" in said
 
 
@@ -183,7 +191,8 @@ def test_a_job_that_slurm_ended_stays_ended(tmp_path: Path, number: int) -> None
         job.process.terminate()
         code, _ = job.end()
     assert code == 75
-    assert len(job.calls("ablate drain")) == 2
+    # No step starts in a job that has ended.
+    assert job.calls("ablate drain") == []
     assert job.calls("scontrol requeue") == []
 
 
