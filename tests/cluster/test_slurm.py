@@ -30,8 +30,6 @@ while [[ ${1:-} == --* ]]; do
     case $1 in --nodes=*) nodes=${1#*=} ;; esac
     shift
 done
-# What `scancel` finds it by: the step of the nodes.
-if [ "${*: -1}" = node ]; then echo $$ >"$LOG.step"; fi
 started=()
 end() { kill -TERM "${started[@]}" 2>/dev/null; }
 trap end TERM
@@ -46,7 +44,6 @@ while [ -n "$(jobs -pr)" ]; do
 done
 exit $code
 """
-SCANCEL = '[ "$1" = --signal=TERM ] && kill -TERM "$(cat "$LOG.step")"\n'
 SCONTROL = 'if [ "$1" = show ]; then echo "   JobState=$JOB_STATE Reason=None"; fi\n'
 # `ray health-check` says yes as soon as a head was started.
 RAY = """
@@ -105,7 +102,6 @@ def submitted(folder: Path, number: int, *words: str, **environment: str) -> Ite
     for name, text in {
         "srun": SRUN,
         "scontrol": SCONTROL,
-        "scancel": SCANCEL,
         "ray": RAY,
         "ablate": ABLATE,
     }.items():
@@ -181,13 +177,17 @@ def test_a_job_that_must_go_drains_every_node_and_queues_again(
     assert code == 75
     drains = job.calls("ablate drain")
     assert drains == [f"ablate drain --study demo --runs {job.folder}/runs"] * 2
-    assert job.log[-2:] == [f"scancel --signal=TERM {number}.0", f"scontrol requeue {number}"]
+    assert job.log[-1] == f"scontrol requeue {number}"
     assert "queued again" in said
 
 
 def test_a_job_that_slurm_ended_stays_ended(tmp_path: Path, number: int) -> None:
     with submitted(tmp_path, number, STAYS="1", JOB_STATE="COMPLETING") as job:
         job.runs()
+        # As Slurm does then: it tells all of the job at once.
+        for process in psutil.Process(job.process.pid).children(recursive=True):
+            if process.name() != "srun":
+                process.terminate()
         job.process.terminate()
         code, _ = job.end()
     assert code == 75
