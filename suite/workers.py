@@ -79,9 +79,9 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
         ray.kill(relay)
         _clear(scratch)
     if failure is not None:
-        raise _Failure.read(failure).error()
+        raise Failure.read(failure).error()
     if fit.error is not None:
-        raise WorkerDied(f"A worker of {record.id} was lost: {fit.error}") from fit.error
+        raise WorkerDied(f"A worker of {record.id} was lost: {' '.join(str(fit.error).split())}") from fit.error
     if left:
         raise Leave
 
@@ -151,7 +151,7 @@ def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> Non
         except Exception as error:
             traceback.print_exc(file=log)
             if not is_lost_worker(error):
-                ray.get(relay.failed.remote(_Failure.of(error).written()))
+                ray.get(relay.failed.remote(Failure.of(error).written()))
             raise
 
 
@@ -177,7 +177,7 @@ def _redirected(log: Any) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """An error on its way to another process, with the lines where it was raised."""
 
     pickled: bytes | None
@@ -187,20 +187,20 @@ class _Failure:
     frames: tuple[traceback.FrameSummary, ...]
 
     @staticmethod
-    def of(error: Exception) -> _Failure:
+    def of(error: Exception) -> Failure:
         try:
             pickled = pickle.dumps(error)
         except Exception:
             pickled = None
         frames = tuple(traceback.extract_tb(error.__traceback__))
-        return _Failure(pickled, type(error).__name__, str(error), frames)
+        return Failure(pickled, type(error).__name__, str(error), frames)
 
     def written(self) -> bytes:
         """As the relay keeps it, which need not know what it is."""
         return pickle.dumps(self)
 
     @staticmethod
-    def read(written: bytes) -> _Failure:
+    def read(written: bytes) -> Failure:
         return pickle.loads(written)
 
     def error(self) -> Exception:
