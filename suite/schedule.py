@@ -371,8 +371,8 @@ def _fit(grid: Grid) -> None:
     # All that are ready ask for their place at once: an autoscaler sees what is wanted.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(len(grid.waiting), 200))
     placement = grid.workplace.placement
-    # Where a cell has workers of its own, it is they who take the room.
-    resources: dict[str, float] = {"CPU": 0}
+    # Where a cell has workers of its own, it is they who take the room; Tune wants some resource, if a byte.
+    resources: dict[str, float] = {"memory": 1}
     if placement.alone:
         resources = {"CPU": placement.threads, "GPU": placement.gpus or 0}
     with tempfile.TemporaryDirectory(prefix="ablate-ray-") as scratch:

@@ -1,4 +1,4 @@
-"""``ablate run`` with several workers for a cell: real processes, real Ray Train, one launch for all that can happen."""
+"""``ablate run`` with several workers for a cell: real processes, real Ray Train, one launch for all of it."""
 
 from __future__ import annotations
 
@@ -193,7 +193,9 @@ def test_an_error_arrives_with_its_lines() -> None:
     arrived = Failure.read(Failure.of(caught.value).written()).error()
     assert (type(arrived), str(arrived)) == (NotFinite, "the loss is nan")
     frames = [traceback.extract_tb(error.__traceback__) for error in (caught.value, arrived)]
-    assert [(f.filename, f.lineno, f.name) for f in frames[0]] == [(f.filename, f.lineno, f.name) for f in frames[1]]
+    assert [(f.filename, f.lineno, f.name) for f in frames[0]] == [
+        (f.filename, f.lineno, f.name) for f in frames[1]
+    ]
     assert 'raise NotFinite("the loss is nan")' in "".join(traceback.format_exception(arrived))
 
 
@@ -222,5 +224,5 @@ def test_workers_take_room_on_any_nodes(placement: Placement, cells: int) -> Non
 def test_more_workers_than_there_is_room_for_are_refused() -> None:
     from suite.schedule import check_room
 
-    with pytest.raises(UserError, match="needs 8 workers of 1 CPUs .* room for 7"):
+    with pytest.raises(UserError, match=r"needs 8 workers of 1 CPUs .* room for 7"):
         check_room(Placement(workers=8, gpus=0), [{"CPU": 3}, {"CPU": 4}])
