@@ -97,16 +97,21 @@ def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Wor
     """The study's folder, its jobs and where they run, with everything that can be wrong checked first."""
     from suite import plan
     from suite.config import Placement
+    from suite.engine import check_placement
 
+    placement = Placement(
+        arguments.threads, arguments.gpus_per_cell, arguments.workers, arguments.engine, arguments.zero_stage
+    )
     study = plan.load_study(arguments.study, dict(arguments.set), arguments.variants, arguments.seeds)
     folder = StudyFolder(arguments.runs / study.name)
     plan.check_folder(folder.path)
     jobs = plan.plan(study, arguments.data, _counting("prepared", "pictures"))
+    check_placement(placement, [job.cell for job in plan.selected(jobs, arguments.variants)])
     workplace = plan.Workplace(
         study=str(folder.path.resolve()),
         data=str(arguments.data.resolve()),
         plugins=plan.keep_plugins(folder, arguments.plugin),
-        placement=Placement(arguments.threads, arguments.gpus_per_cell),
+        placement=placement,
         launch=f"{time.strftime('%Y%m%d-%H%M%S')}-{socket.gethostname()}-{os.getpid()}",
         save_every=60 * arguments.save_every,
         hung_after=60 * arguments.hung_after,
@@ -538,10 +543,15 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
     grid.add_argument("--variants", type=_names, metavar="NAME,NAME", help="only these, new ones included")
     grid.add_argument("--seeds", type=_slots, metavar="N", help="every row at seeds 0 to N - 1")
-    grid.add_argument("--threads", type=int, default=1, help="CPU threads per cell (1)")
+    grid.add_argument("--threads", type=int, default=1, help="CPU threads per cell, or per worker (1)")
     grid.add_argument(
-        "--gpus-per-cell", type=float, metavar="N", help="fractions allowed; by default 1 where there are any"
+        "--gpus-per-cell", type=float, metavar="N", help="or per worker; fractions allowed; 1 where there are any"
     )
+    grid.add_argument("--workers", type=_slots, default=1, metavar="N", help="processes that train a cell (1)")
+    grid.add_argument(
+        "--engine", choices=("torch", "deepspeed"), default="torch", help="of several workers (torch)"
+    )
+    grid.add_argument("--zero-stage", type=int, default=0, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO (0)")
 
     faults = grid.add_argument_group("faults", "times in minutes")
     faults.add_argument(

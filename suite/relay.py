@@ -37,8 +37,10 @@ class Relay:
 
     # Told by who waits for them
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
+        """Asks the workers to leave; False where there are none yet."""
         self.is_to_leave = True
+        return bool(self.actors)
 
     def reported(self) -> list[Progress]:
         """What has come since the last call."""

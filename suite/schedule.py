@@ -49,7 +49,8 @@ from suite.plan import Job, Workplace
 from suite.progress import Display
 from suite.pulse import Leave, Progress, drain_markers
 from suite.records import StudyFolder
-from suite.running import run_cell
+from suite.running import Train, run_cell
+from suite.training import train_and_test
 
 TRIES = 3
 """How often a cell's worker may die at the same checkpoint before the cell is given up. Nodes that are lost, and
@@ -84,6 +85,11 @@ def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
     workplace = _placed(workplace, [here])
     check_room(workplace.placement, [here])
+    if not workplace.placement.alone:
+        raise UserError(
+            f"{workplace.placement.workers} workers with the engine {workplace.placement.engine} are Ray's to "
+            "start: leave --no-ray out, or take one worker and the engine torch."
+        )
     waiting = list(jobs)
     with Display(jobs, finished, slots=1) as display:
         while waiting:
@@ -108,7 +114,7 @@ def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, clust
         slots = check_room(workplace.placement, nodes)
         with Display(jobs, finished, slots) as display, _signals(), _leaving(jobs, workplace):
             began = time.monotonic()
-            _fit(Grid(jobs, workplace, display))
+            _fit(Grid(jobs, workplace, display, slots))
             return time.monotonic() - began
 
 
@@ -121,8 +127,8 @@ def _placed(workplace: Workplace, nodes: Sequence[dict[str, float]]) -> Workplac
 
 
 def check_room(placement: Placement, nodes: Sequence[dict[str, float]]) -> int:
-    """How many cells run side by side; UserError where no node can hold one."""
-    slots = 0
+    """How many cells run side by side, their workers on any nodes; UserError where there is no room for one."""
+    slots = 0  # Each for one worker.
     for node in nodes:
         room = int(node.get("CPU", 0) // placement.threads)
         if placement.gpus:
@@ -139,7 +145,12 @@ def check_room(placement: Placement, nodes: Sequence[dict[str, float]]) -> int:
             f"A cell needs {placement.threads} CPUs and {placement.gpus:g} GPUs on one node; the largest node "
             f"has {most}. Lower --threads or --gpus-per-cell, or start a node that has them."
         )
-    return slots
+    if slots < placement.workers:
+        raise UserError(
+            f"A cell needs {placement.workers} workers of {placement.threads} CPUs and {placement.gpus or 0:g} "
+            f"GPUs each; all nodes have room for {slots}. Lower --workers or --threads, or start more nodes."
+        )
+    return slots // placement.workers
 
 
 @contextmanager
@@ -252,8 +263,10 @@ def fault_of(error: Exception | None) -> Fault:
 class Grid(Searcher):
     """The cells of one launch as Tune asks for them: each after its start, and again where its worker was lost."""
 
-    def __init__(self, jobs: Sequence[Job], workplace: Workplace, display: Display) -> None:
+    def __init__(self, jobs: Sequence[Job], workplace: Workplace, display: Display, slots: int) -> None:
         super().__init__()
+        # One worker waits for its place before it starts; a cell of several would start and wait for theirs.
+        self.most = len(jobs) if workplace.placement.alone else slots
         self.workplace, self.display = workplace, display
         self.folder = StudyFolder(workplace.study)
         self.waiting = {job.id: job for job in jobs}
@@ -268,7 +281,7 @@ class Grid(Searcher):
             return Searcher.FINISHED
         unfinished = self.waiting.keys() | {job.id for job in self.running.values()}
         ready = next((job for job in self.waiting.values() if job.start not in unfinished), None)
-        if ready is None:
+        if ready is None or len(self.running) >= self.most:
             return None
         self.running[trial_id] = self.waiting.pop(ready.id)
         return {"job": _job_to_plain(ready), "workplace": dataclasses.asdict(self.workplace)}
@@ -360,9 +373,13 @@ def _fit(grid: Grid) -> None:
     # All that are ready ask for their place at once: an autoscaler sees what is wanted.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(len(grid.waiting), 200))
     placement = grid.workplace.placement
+    # Where a cell has workers of its own, it is they who take the room; Tune wants some resource, if a byte.
+    resources: dict[str, float] = {"memory": 1}
+    if placement.alone:
+        resources = {"CPU": placement.threads, "GPU": placement.gpus or 0}
     with tempfile.TemporaryDirectory(prefix="ablate-ray-") as scratch:
         tune.Tuner(
-            tune.with_resources(CellTrial, {"CPU": placement.threads, "GPU": placement.gpus or 0}),
+            tune.with_resources(CellTrial, resources),
             tune_config=tune.TuneConfig(
                 search_alg=grid,
                 num_samples=-1,
@@ -377,6 +394,14 @@ def _fit(grid: Grid) -> None:
                 callbacks=[Follow(grid)],
             ),
         ).fit()
+
+
+def _train(placement: Placement) -> Train:
+    if placement.alone:
+        return train_and_test
+    from suite.workers import train_on_workers
+
+    return train_on_workers
 
 
 class CellTrial(tune.Trainable):
@@ -401,7 +426,7 @@ class CellTrial(tune.Trainable):
         job, workplace = _job_from_plain(config["job"]), _workplace_from_plain(config["workplace"])
         workplace = dataclasses.replace(workplace, node=ray.get_runtime_context().get_node_id())
         try:
-            run_cell(job, workplace, self.messages.put, self.leaving)
+            run_cell(job, workplace, self.messages.put, self.leaving, _train(workplace.placement))
             self.messages.put(None)
         except BaseException as error:
             self.messages.put(error)

@@ -34,7 +34,10 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
 
 import ray
 from ray import train
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite.engine import BACKENDS, build_engine, is_lost_worker
 from suite.plan import Job, Workplace
@@ -46,6 +49,9 @@ from suite.training import train_and_test
 
 LOOK = 0.5
 """Seconds between two looks of the waiting process at the relay."""
+PATIENCE = 30.0
+"""Seconds that Ray Train gets to end when its workers are gone."""
+ROOM = "placement-group"
 
 
 def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: Pulse) -> None:
@@ -60,7 +66,8 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
     workplace = dataclasses.replace(workplace, placement=placement)
     scratch = record.path / ".train"
     _clear(scratch)
-    relay: Any = ray.remote(Relay).options(num_cpus=0).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    relay: Any = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=here).remote()
     fit = _Fit(_trainer(job, workplace, record, relay, scratch))
     try:
         fit.start()
@@ -68,22 +75,29 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
             fit.join(LOOK)
             for progress in ray.get(relay.reported.remote()):
                 pulse.report(progress)
-            if pulse.wish is Wish.LEAVE:
-                ray.get(relay.leave.remote())
+            if pulse.wish is Wish.LEAVE and not ray.get(relay.leave.remote()):
+                raise Leave  # There are no workers yet.
         failure, left = ray.get(relay.outcome.remote())
+    except RayActorError as error:
+        raise WorkerDied(f"The relay of {record.id} was lost: {_one_line(error)}") from error
     finally:
-        if fit.is_alive():  # Something was raised here: nobody waits for these workers any more.
-            for worker in ray.get(relay.workers.remote()):
-                ray.kill(worker)
-            fit.join()
+        if fit.is_alive():  # Nobody waits for these workers any more. Those that come later find no relay, and end.
+            with contextlib.suppress(RayActorError):
+                for worker in ray.get(relay.workers.remote()):
+                    ray.kill(worker)
         ray.kill(relay)
+        fit.join(PATIENCE)
         _clear(scratch)
     if failure is not None:
-        raise _Failure.read(failure).error()
+        raise Failure.read(failure).error()
     if fit.error is not None:
-        raise WorkerDied(f"A worker of {record.id} was lost: {fit.error}") from fit.error
+        raise WorkerDied(f"A worker of {record.id} was lost: {_one_line(fit.error)}") from fit.error
     if left:
         raise Leave
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _trainer(job: Job, workplace: Workplace, record: CellFolder, relay: Any, scratch: Path) -> TorchTrainer:
@@ -124,6 +138,7 @@ def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> Non
     """What each worker does."""
     context = ray.get_runtime_context()
     ray.get(relay.began.remote(context.current_actor))
+    _note_room(record.path / ".train")
     rank, node = train.get_context().get_world_rank(), context.get_node_id()
     workplace = dataclasses.replace(workplace, node=node)
     markers = drain_markers(Path(workplace.study), workplace.launch, node, socket.gethostname())
@@ -137,7 +152,9 @@ def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> Non
     with log_file.open("a", encoding="utf-8") as log, _redirected(log):
         pulse = Pulse(
             record,
-            report=relay.report.remote if rank == 0 else lambda progress: None,
+            report=(lambda progress: ray.get(relay.report.remote(progress)))
+            if rank == 0
+            else lambda progress: None,
             leaves=leaves,
             save_every=workplace.save_every if rank == 0 else float("inf"),
             hung_after=workplace.hung_after,
@@ -151,7 +168,7 @@ def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> Non
         except Exception as error:
             traceback.print_exc(file=log)
             if not is_lost_worker(error):
-                ray.get(relay.failed.remote(_Failure.of(error).written()))
+                ray.get(relay.failed.remote(Failure.of(error).written()))
             raise
 
 
@@ -177,7 +194,7 @@ def _redirected(log: Any) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """An error on its way to another process, with the lines where it was raised."""
 
     pickled: bytes | None
@@ -187,20 +204,20 @@ class _Failure:
     frames: tuple[traceback.FrameSummary, ...]
 
     @staticmethod
-    def of(error: Exception) -> _Failure:
+    def of(error: Exception) -> Failure:
         try:
             pickled = pickle.dumps(error)
         except Exception:
             pickled = None
         frames = tuple(traceback.extract_tb(error.__traceback__))
-        return _Failure(pickled, type(error).__name__, str(error), frames)
+        return Failure(pickled, type(error).__name__, str(error), frames)
 
     def written(self) -> bytes:
         """As the relay keeps it, which need not know what it is."""
         return pickle.dumps(self)
 
     @staticmethod
-    def read(written: bytes) -> _Failure:
+    def read(written: bytes) -> Failure:
         return pickle.loads(written)
 
     def error(self) -> Exception:
@@ -235,5 +252,19 @@ def _traceback(frames: tuple[traceback.FrameSummary, ...]) -> types.TracebackTyp
     return made
 
 
+def _note_room(scratch: Path) -> None:
+    """Writes down which placement group the workers have their room from."""
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        (scratch / ROOM).write_text(group.id.hex())
+
+
 def _clear(scratch: Path) -> None:
+    """Removes what Ray Train has written, and the workers' room where its own end has not given it back.
+
+    That happens where the process that waits for the workers is killed: they end, but their room stays taken.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        room = ray.PlacementGroupID(bytes.fromhex((scratch / ROOM).read_text()))
+        ray.util.remove_placement_group(PlacementGroup(room))
     shutil.rmtree(scratch, ignore_errors=True)
