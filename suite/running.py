@@ -59,6 +59,9 @@ def run_cell(
     while True:
         try:
             return record.state == "finished" or _run_leased(job, workplace, record, report, leaving, train)
+        except LeaseLost as lost:  # By a process that was stopped for long, or cut off from the others.
+            _say(str(lost))
+            continue
         except OSError as error:
             if waited >= workplace.patience:
                 raise UserError(
@@ -98,7 +101,16 @@ def _run_leased(
         if leaving is not None and leaving.is_set():
             raise Leave
         time.sleep(1)
-    lease.take(lambda holder: _say(f"{record.id} waits for {_text(holder)}, which runs it."))
+    said: set[Holder] = set()
+
+    def waiting(holder: Holder | None) -> None:
+        if leaves():
+            raise Leave
+        if holder is not None and holder not in said:
+            _say(f"{record.id} waits for process {holder.pid} on {holder.host}, which runs it.")
+            said.add(holder)
+
+    lease.take(waiting)
     try:
         if record.state == "finished":
             return True
@@ -117,7 +129,9 @@ def _run_recorded(
     leaves: Callable[[], bool],
     train: Train,
 ) -> bool:
-    restarted = record.state != "missing" and record.config()["code"]["engine"] != provenance.engine_digest()
+    # A cell whose worker died again and again before it began has a failure and nothing else.
+    begun = (record.path / "config.json").exists()
+    restarted = begun and record.config()["code"]["engine"] != provenance.engine_digest()
     if restarted:
         record.clear()
     record.write_config(
@@ -193,10 +207,6 @@ def _redirected(log: IO[str]) -> Iterator[None]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _text(holder: Holder | None) -> str:
-    return f"process {holder.pid} on {holder.host}" if holder else "another process"
 
 
 def _kind(error: Exception) -> str:
