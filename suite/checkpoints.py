@@ -55,7 +55,7 @@ def _write(folder: Path, step: int, model: dict[str, Tensor], training: dict[str
     except torch.OutOfMemoryError:
         raise
     except (SafetensorError, RuntimeError) as error:
-        # Both have words of their own for a disk that is full, and for any other that does not take what it is given.
+        # Both have words of their own for a disk that is full, or that does not take what it is given.
         number = errno.EIO if shutil.disk_usage(folder).free > 1 << 20 else errno.ENOSPC
         raise OSError(number, os.strerror(number), str(folder)) from error
     files = {path.name: _digest(path) for path in sorted(folder.iterdir())}

@@ -72,7 +72,7 @@ class Lease:
         self.path: Path | None = None
 
     def take(self, waiting: Callable[[Holder | None], None] = lambda holder: None) -> None:
-        """Returns once the cell is this process's; until then ``waiting`` is told, again and again, for whom it waits.
+        """Returns once the cell is this process's; ``waiting`` is told, again and again, for whom it waits.
 
         Raises OSError where the folder cannot be written, and what ``waiting`` raises.
         """

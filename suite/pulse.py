@@ -104,7 +104,7 @@ class Pulse:
     def _watch(self) -> None:
         shown: dict[str, Any] = {}
         while not self._ended.wait(BEAT):
-            # A file system that does not answer for a while must not end this: nobody would show that the cell lives.
+            # A file system that does not answer for a while must not end this: it shows that the cell lives.
             with contextlib.suppress(OSError):
                 self._asked = self._asked or self._leaves()
             if self._now != shown:

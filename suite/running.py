@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import signal
 import sys
 import threading
 import time
@@ -70,6 +69,8 @@ def run_cell(
                 ) from error
             _say(f"{record.id} waits for its run folder, {record.path}: {error.strerror}.")
         waited += _wait(record.path, wait, workplace.patience - waited)
+        if leaving is not None and leaving.is_set():
+            raise Leave
         wait = min(2 * wait, 60.0)
 
 
@@ -150,7 +151,7 @@ def _run_recorded(
         try:
             if restarted:
                 print("The engine has changed since this cell began: it begins again.")
-            with pulse, _on_terminate(pulse.leave):
+            with pulse:
                 train(job, workplace, record, pulse)
         except (Leave, LeaseLost, WorkerDied):
             raise
@@ -182,19 +183,6 @@ def _writable(folder: Path) -> bool:
         with contextlib.suppress(OSError):
             probe.unlink()
     return True
-
-
-@contextlib.contextmanager
-def _on_terminate(do: Callable[[], None]) -> Iterator[None]:
-    """Has SIGTERM call ``do`` instead of ending the process, where this is the thread that may say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: do())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

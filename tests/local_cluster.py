@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, each a raylet of its own: what a test needs to take nodes away."""
+"""A Ray cluster of several nodes on this machine, each a raylet of its own, so that a test can take one away."""
 
 from __future__ import annotations
 
