@@ -157,6 +157,17 @@ class CellFolder:
     def remove(self) -> None:
         shutil.rmtree(self.path)
 
+    def tidy(self) -> None:
+        """Removes what a process that was killed left beside a finished record."""
+        for path in (*self.path.glob(".*"), self.path / "live.json"):
+            path.unlink(missing_ok=True)
+        for path in (
+            *self.checkpoints.glob(".*"),
+            *sorted(self.checkpoints.glob("step-*"))[:-1],
+            self.path / "lease",
+        ):
+            shutil.rmtree(path, ignore_errors=True)
+
     def set_aside(self) -> None:
         """Out of the study's way, under the name of the engine that made it; nothing is lost."""
         target = self.path.parent / "stale" / f"{self.id}-{self.config()['code']['engine']}"
