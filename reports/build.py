@@ -11,13 +11,14 @@ from reports.tables import Report, build_report
 from suite.records import write_bytes, write_text
 
 
-def build(study_folder: Path, output: Path, width: int = 100) -> str:
+def build(study_folder: Path, output: Path, width: int = 100, measured: bool = True) -> str:
     """Writes tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables as text.
 
     Where questions have types, types.csv too. ``width`` is that of the terminal, in characters. The files depend on
-    the records alone: the same records give the same bytes.
+    the records alone: the same records give the same bytes, and without what is ``measured`` so do the records of
+    two runs.
     """
-    report = build_report(study_folder)
+    report = build_report(study_folder, measured)
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "tables.md", markdown(report))
     write_text(output / "tables.tex", latex(report))

@@ -91,9 +91,9 @@ def lay_out(report: Report) -> Layout:
         Column("ours", f"MACs ({macs.name})"),
         Column("ours", "change (%)"),
         Column("ours", f"params ({parameters.name})"),
-        Column("ours", "seconds"),
+        *([Column("ours", "seconds")] if report.measured else []),
     )
-    costs = len(columns) - 4
+    costs = len(columns) - 3 - report.measured
     breaks = (costs - 3 - official, costs) if server or official else (costs,)
     marks = _marks(report)
     tables = []
@@ -104,7 +104,7 @@ def lay_out(report: Report) -> Layout:
                 *_published(row),
                 *(_server(row) if server else ()),
                 *([_official(row)] if official else []),
-                *_measured(row, macs, parameters),
+                *_measured(row, macs, parameters, report.measured),
             )
             for row in block.rows
         )
@@ -239,10 +239,10 @@ def _official(row: Row) -> str:
     return ABSENT if official is None else f"{official:.2f}"
 
 
-def _measured(row: Row, macs: Unit, parameters: Unit) -> tuple[str, ...]:
+def _measured(row: Row, macs: Unit, parameters: Unit, seconds: bool) -> tuple[str, ...]:
     measured = row.measured
     if measured is None:
-        return (row.state, *[ABSENT] * 6)
+        return (row.state, *[ABSENT] * (5 + seconds))
     return (
         f"{measured.accuracy:.2f}" + (" (stale)" if row.stale else ""),
         ABSENT if row.difference is None else f"{row.difference:+.2f}",
@@ -250,7 +250,7 @@ def _measured(row: Row, macs: Unit, parameters: Unit) -> tuple[str, ...]:
         macs.format(measured.macs_reference),
         ABSENT if row.macs_change is None else f"{row.macs_change:+.2f}",
         parameters.format(measured.parameters),
-        f"{measured.seconds:,.0f}" if row.trained else ABSENT,
+        *([f"{measured.seconds:,.0f}" if row.trained else ABSENT] if seconds else []),
     )
 
 
@@ -278,7 +278,7 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
         plain(report.reference),
         f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
-        "paper; seconds of training.",
+        f"paper{'; seconds of training' if report.measured else ''}.",
         *(
             [
                 "Ours, test: LXMERT's soft score, of raw strings inside the vocabulary of answers; official: the "

@@ -253,18 +253,19 @@ def comma_separated(report: Report) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    columns = [column for column in CSV_COLUMNS if report.measured or column != "seconds"]
+    writer.writerow(columns)
     for block in report.blocks:
         for row in block.rows:
-            writer.writerow(_csv_line(_csv_values(block.title, row)))
+            writer.writerow(_csv_line(_csv_values(block.title, row), columns))
     prior: dict[str, object] = {"table": "Floors", "label": "question prior", "state": "not known"}
     if report.question_prior is not None:
         prior |= {"state": "finished", "test_accuracy": report.question_prior}
-    writer.writerow(_csv_line(prior))
+    writer.writerow(_csv_line(prior, columns))
     for row in report.floors:
-        writer.writerow(_csv_line(_csv_values("Floors", row)))
+        writer.writerow(_csv_line(_csv_values("Floors", row), columns))
     for line in report.comparisons:
-        writer.writerow(_csv_line(_csv_change(line)))
+        writer.writerow(_csv_line(_csv_change(line), columns))
     return file.getvalue()
 
 
@@ -351,7 +352,7 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
     return values
 
 
-def _csv_line(values: Mapping[str, object], columns: Sequence[str] = CSV_COLUMNS) -> list[str]:
+def _csv_line(values: Mapping[str, object], columns: Sequence[str]) -> list[str]:
     return [_csv_cell(values.get(column)) for column in columns]
 
 

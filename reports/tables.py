@@ -175,6 +175,8 @@ class Report:
     blocks: tuple[Block, ...]
     floors: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
+    measured: bool
+    """Whether the tables show what no second run repeats: seconds."""
     by_type: ByType | None
     """Accuracies by type of answer and question, by the row's key; None where no question has a type."""
 
@@ -188,8 +190,8 @@ Group = tuple[CellRecord, ...]
 """Cells that differ in nothing but their seeds."""
 
 
-def build_report(study_folder: Path | str) -> Report:
-    """The tables of the study at ``study_folder``, whatever is finished of it."""
+def build_report(study_folder: Path | str, measured: bool = True) -> Report:
+    """The tables of the study at ``study_folder``, whatever is finished of it; with seconds if ``measured``."""
     paper, study, cells = load_paper(), StudyFolder(study_folder).study(), _read(study_folder)
     groups = _group(cell for cell in cells if cell.role == "row")
     repeated = _match(paper, groups)
@@ -251,6 +253,7 @@ def build_report(study_folder: Path | str) -> Report:
         blocks=tuple(blocks),
         floors=tuple(row(group[0].id, _floor_label(group), _floor_label(group), None, group) for group in floors),
         comparisons=_compare(study.get("comparisons", ()), cells),
+        measured=measured,
         by_type=by_type(finished),
     )
 

@@ -6,6 +6,7 @@ written. The last two are kept: where the newest is damaged, the one before serv
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,23 +24,42 @@ from suite.records import read_json, write_json
 
 
 def save(folder: Path, step: int, model: dict[str, Tensor], training: dict[str, Any] | None) -> None:
-    """Writes the checkpoint of ``step``; without ``training`` it is a final one, and the only one kept."""
+    """Writes the checkpoint of ``step``; without ``training`` it is a final one, and the only one kept.
+
+    Raises OSError where it cannot be written, and then leaves nothing of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".step-*"):  # By a kill in the middle of a save.
         shutil.rmtree(left, ignore_errors=True)
     temporary = folder / f".step-{step:08d}.{os.getpid()}"
-    temporary.mkdir()
-    save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / "model.safetensors")
-    if training is not None:
-        torch.save(training, temporary / "training.pt")
-    files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
-    write_json(temporary / "manifest.json", {"step": step, "sha256": files})
+    try:
+        _write(temporary, step, model, training)
+    except BaseException:
+        # On a disk that is full it would take what this cell waits for.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     final = folder / f"step-{step:08d}"
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
     for old in steps(folder)[: -2 if training is not None else -1]:
         shutil.rmtree(folder / f"step-{old:08d}")
+
+
+def _write(folder: Path, step: int, model: dict[str, Tensor], training: dict[str, Any] | None) -> None:
+    folder.mkdir()
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in model.items()}, folder / "model.safetensors")
+        if training is not None:
+            torch.save(training, folder / "training.pt")
+    except torch.OutOfMemoryError:
+        raise
+    except (SafetensorError, RuntimeError) as error:
+        # Both have words of their own for a disk that is full, or that does not take what it is given.
+        number = errno.EIO if shutil.disk_usage(folder).free > 1 << 20 else errno.ENOSPC
+        raise OSError(number, os.strerror(number), str(folder)) from error
+    files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    write_json(folder / "manifest.json", {"step": step, "sha256": files})
 
 
 def steps(folder: Path) -> list[int]:

@@ -78,6 +78,9 @@ def _run(arguments: argparse.Namespace) -> int:
             schedule.run_with_ray(missing, workplace, finished, cluster)
     else:
         _say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
+    for job in chosen:
+        if folder.cell(job.id).state == "finished":
+            folder.cell(job.id).tidy()
     print(_build_report(folder))
     return _digest(folder, [job.id for job in chosen], arguments.words)
 
@@ -222,14 +225,15 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    print(_build_report(StudyFolder(arguments.runs / arguments.study)))
+    print(_build_report(StudyFolder(arguments.runs / arguments.study), measured=not arguments.no_measured))
     return 0
 
 
-def _build_report(folder: StudyFolder) -> str:
-    texts = [
-        registry.find("report", name)(folder.path, folder.path / "report") for name in registry.names("report")
-    ]
+def _build_report(folder: StudyFolder, measured: bool = True) -> str:
+    # Reports from elsewhere need not know the option before somebody asks for it.
+    options = {} if measured else {"measured": False}
+    reports = [registry.find("report", name) for name in registry.names("report")]
+    texts = [report(folder.path, folder.path / "report", **options) for report in reports]
     return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
 
 
@@ -577,6 +581,9 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[places], help="which cells are finished")
     status.set_defaults(command=_status)
     report = commands.add_parser("report", parents=[places], help="rebuild tables and figures from records")
+    report.add_argument(
+        "--no-measured", action="store_true", help="without what no second run repeats, such as seconds"
+    )
     report.set_defaults(command=_report)
     for command in (plan, status):
         command.add_argument("--json", action="store_true")

@@ -54,7 +54,9 @@ class Holder:
         if self.machine != machine():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.born) > 1
+            process = psutil.Process(self.pid)
+            # A process that was killed keeps its id until its parent asks, and nobody asks for some orphans.
+            return abs(process.create_time() - self.born) > 1 or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
@@ -70,25 +72,24 @@ class Lease:
         self.path: Path | None = None
 
     def take(self, waiting: Callable[[Holder | None], None] = lambda holder: None) -> None:
-        """Returns once the cell is this process's; ``waiting`` is told, once, for whom it waits.
+        """Returns once the cell is this process's; ``waiting`` is told, again and again, for whom it waits.
 
-        Raises OSError where the folder cannot be written.
+        Raises OSError where the folder cannot be written, and what ``waiting`` raises.
         """
-        seen, since, told = None, time.monotonic(), False
+        seen, since = None, time.monotonic()
         while True:
             path = _newest(self.folder)
             look = _look(path) if path else None
             if look != seen:
                 seen, since = look, time.monotonic()
             holder = look[1] if look else None
-            gone = look is None or (holder is not None and holder.is_gone())
-            if gone or time.monotonic() - since > SILENCE:
+            gone = holder is not None and holder.is_gone()
+            if path is None or gone or time.monotonic() - since > SILENCE:
                 if self._create(1 + int(path.stem) if path else 1):
                     return
                 continue
-            if not told:
-                waiting(holder)
-                told = True
+            # Also where it was given back between the two looks: another may have it by now.
+            waiting(holder)
             time.sleep(POLL)
 
     def _create(self, number: int) -> bool:
@@ -101,8 +102,14 @@ class Lease:
         except FileExistsError:
             return False
         except OSError:
+            if self.path is not None:  # Begun, and without our name in it: nobody could tell that it is nobody's.
+                with contextlib.suppress(OSError):
+                    path.unlink()
             self.release()
             raise
+        if _newest(self.folder) != path:  # This process was slow, and others have been here since it looked.
+            self.release()
+            return False
         for old in self.folder.glob("*.json"):
             if int(old.stem) < number:
                 old.unlink(missing_ok=True)
@@ -116,16 +123,22 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseLost where the cell is no longer this process's."""
-        if self.path is None or _newest(self.folder) != self.path:
+        if self.path is None or _newest(self.folder) != self.path or not self._is_ours(self.path):
             raise LeaseLost(f"Another process has taken over {self.folder.parent}: this one leaves it alone.")
 
     def release(self) -> None:
         if self.path is not None:
             with contextlib.suppress(OSError):
-                self.path.unlink()
+                if self._is_ours(self.path):
+                    self.path.unlink()
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
             self.path = None
+
+    def _is_ours(self, path: Path) -> bool:
+        """Numbers come again once all have given the cell back."""
+        look = _look(path)
+        return look is not None and look[1] is not None and look[1].token == self.holder.token
 
 
 def holder_of(folder: Path) -> Holder | None:

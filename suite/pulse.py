@@ -57,7 +57,7 @@ class Pulse:
     ) -> None:
         """``leaves`` is asked every few seconds whether the cell is to leave. ``save_every`` seconds a checkpoint
         is due. Without a sign of life for ``hung_after`` seconds, if any, the process writes every thread's stack
-        to ``log`` and ends."""
+        to ``log`` and ends; entering is the first."""
         self.record, self.report, self._leaves = record, report, leaves
         self.save_every, self.hung_after, self.log = save_every, hung_after, log
         self._asked, self._saved = False, time.monotonic()
@@ -66,6 +66,7 @@ class Pulse:
         self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
 
     def __enter__(self) -> Pulse:
+        self.alive()
         self._thread.start()
         return self
 
@@ -74,7 +75,8 @@ class Pulse:
         self._thread.join()
         if self.hung_after:
             faulthandler.cancel_dump_traceback_later()
-        (self.record.path / "live.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.record.path / "live.json").unlink(missing_ok=True)
 
     def alive(self) -> None:
         """Called at least once every few minutes by whatever takes long."""
@@ -102,7 +104,9 @@ class Pulse:
     def _watch(self) -> None:
         shown: dict[str, Any] = {}
         while not self._ended.wait(BEAT):
-            self._asked = self._asked or self._leaves()
+            # A file system that does not answer for a while must not end this: it shows that the cell lives.
+            with contextlib.suppress(OSError):
+                self._asked = self._asked or self._leaves()
             if self._now != shown:
                 shown = self._now
                 # Nobody needs it: a full disk must not end a cell for its sake.

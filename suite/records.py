@@ -7,10 +7,12 @@ complete and one without can be continued. Whole files are written under a tempo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,9 +109,16 @@ class CellFolder:
         name: Literal["metrics", "sites", "segments", "faults", "submissions", "server"],
         lines: Iterable[Mapping[str, Any]],
     ) -> None:
+        """Adds all of ``lines``, or none where there is no room for them."""
         self.check()
-        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(_dumps(line) + "\n" for line in lines)
+        with (self.path / f"{name}.jsonl").open("ab", buffering=0) as file:
+            before, left = file.tell(), "".join(_dumps(line) + "\n" for line in lines).encode()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(before)  # Half a line would spoil the next one.
+                raise
 
     def cut_back(self, step: int) -> None:
         """Forget every line after ``step``: the cell resumes from the checkpoint of that step.
@@ -125,9 +134,8 @@ class CellFolder:
     def write_predictions(self, table: pd.DataFrame) -> None:
         self.check()
         path = self.path / "predictions.parquet"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        table.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
+        with _temporary(path) as temporary:
+            table.to_parquet(temporary, index=False)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         self.check()
@@ -149,6 +157,17 @@ class CellFolder:
     def remove(self) -> None:
         shutil.rmtree(self.path)
 
+    def tidy(self) -> None:
+        """Removes what a process that was killed left beside a finished record."""
+        for path in (*self.path.glob(".*"), self.path / "live.json"):
+            path.unlink(missing_ok=True)
+        for path in (
+            *self.checkpoints.glob(".*"),
+            *sorted(self.checkpoints.glob("step-*"))[:-1],
+            self.path / "lease",
+        ):
+            shutil.rmtree(path, ignore_errors=True)
+
     def set_aside(self) -> None:
         """Out of the study's way, under the name of the engine that made it; nothing is lost."""
         target = self.path.parent / "stale" / f"{self.id}-{self.config()['code']['engine']}"
@@ -164,7 +183,12 @@ class CellFolder:
 
     def _optional(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return read_json(path) if path.exists() else None
+        try:
+            return read_json(path) if path.exists() else None
+        except RecordError:
+            if path.exists():
+                raise
+            return None  # It went between the two looks, as live.json does when its cell ends.
 
 
 class StudyFolder:
@@ -264,9 +288,22 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes under a temporary name and renames, so that no reader sees half a file."""
+    with _temporary(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Another name for ``path`` to write to, which becomes it at the end; nothing is left where that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        # On a disk that is full it would take what others wait for.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:

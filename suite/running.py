@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import signal
 import sys
 import threading
 import time
@@ -59,6 +58,9 @@ def run_cell(
     while True:
         try:
             return record.state == "finished" or _run_leased(job, workplace, record, report, leaving, train)
+        except LeaseLost as lost:  # By a process that was stopped for long, or cut off from the others.
+            _say(str(lost))
+            continue
         except OSError as error:
             if waited >= workplace.patience:
                 raise UserError(
@@ -67,6 +69,8 @@ def run_cell(
                 ) from error
             _say(f"{record.id} waits for its run folder, {record.path}: {error.strerror}.")
         waited += _wait(record.path, wait, workplace.patience - waited)
+        if leaving is not None and leaving.is_set():
+            raise Leave
         wait = min(2 * wait, 60.0)
 
 
@@ -98,7 +102,16 @@ def _run_leased(
         if leaving is not None and leaving.is_set():
             raise Leave
         time.sleep(1)
-    lease.take(lambda holder: _say(f"{record.id} waits for {_text(holder)}, which runs it."))
+    said: set[Holder] = set()
+
+    def waiting(holder: Holder | None) -> None:
+        if leaves():
+            raise Leave
+        if holder is not None and holder not in said:
+            _say(f"{record.id} waits for process {holder.pid} on {holder.host}, which runs it.")
+            said.add(holder)
+
+    lease.take(waiting)
     try:
         if record.state == "finished":
             return True
@@ -117,7 +130,9 @@ def _run_recorded(
     leaves: Callable[[], bool],
     train: Train,
 ) -> bool:
-    restarted = record.state != "missing" and record.config()["code"]["engine"] != provenance.engine_digest()
+    # A cell whose worker died again and again before it began has a failure and nothing else.
+    begun = (record.path / "config.json").exists()
+    restarted = begun and record.config()["code"]["engine"] != provenance.engine_digest()
     if restarted:
         record.clear()
     record.write_config(
@@ -136,7 +151,7 @@ def _run_recorded(
         try:
             if restarted:
                 print("The engine has changed since this cell began: it begins again.")
-            with pulse, _on_terminate(pulse.leave):
+            with pulse:
                 train(job, workplace, record, pulse)
         except (Leave, LeaseLost, WorkerDied):
             raise
@@ -171,19 +186,6 @@ def _writable(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _on_terminate(do: Callable[[], None]) -> Iterator[None]:
-    """Has SIGTERM call ``do`` instead of ending the process, where this is the thread that may say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: do())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
 def _redirected(log: IO[str]) -> Iterator[None]:
     """Prints and warnings of the cell go to its log; the terminal belongs to the driver."""
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
@@ -193,10 +195,6 @@ def _redirected(log: IO[str]) -> Iterator[None]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _text(holder: Holder | None) -> str:
-    return f"process {holder.pid} on {holder.host}" if holder else "another process"
 
 
 def _kind(error: Exception) -> str:

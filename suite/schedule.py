@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -91,15 +91,28 @@ def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
             "start: leave --no-ray out, or take one worker and the engine torch."
         )
     waiting = list(jobs)
-    with Display(jobs, finished, slots=1) as display:
+    leaving, told = threading.Event(), []
+
+    def stop(number: int, frame: object) -> None:
+        if told:
+            raise Stopped(number)
+        told.append(number)
+        leaving.set()
+        _say("The cell writes its checkpoint and leaves; Ctrl-C again stops at once.")
+
+    with (
+        Display(jobs, finished, slots=1) as display,
+        _signals(stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+        _without_markers(workplace),
+    ):
         while waiting:
             job = next(job for job in waiting if job.start not in {other.id for other in waiting})
             waiting.remove(job)
             display.started(job)
             try:
-                run_cell(job, workplace, lambda progress, job=job: display.evaluated(job, progress))
+                run_cell(job, workplace, lambda progress, job=job: display.evaluated(job, progress), leaving)
             except Leave:
-                raise Stopped(signal.SIGTERM) from None
+                raise Stopped(told[0] if told else signal.SIGTERM) from None
             display.ended(job, StudyFolder(workplace.study).cell(job.id).state)
 
 
@@ -112,7 +125,12 @@ def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, clust
     with _ray(cluster) as nodes:
         workplace = _placed(workplace, nodes)
         slots = check_room(workplace.placement, nodes)
-        with Display(jobs, finished, slots) as display, _signals(), _leaving(jobs, workplace):
+        with (
+            Display(jobs, finished, slots) as display,
+            _signals(_raise_stopped, signal.SIGTERM, signal.SIGHUP),
+            _without_markers(workplace),
+            _leaving(jobs, workplace),
+        ):
             began = time.monotonic()
             _fit(Grid(jobs, workplace, display, slots))
             return time.monotonic() - began
@@ -180,14 +198,16 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
+def _raise_stopped(number: int, frame: object) -> None:
     """SIGTERM and a closed terminal end the launch as Ctrl-C does."""
+    raise Stopped(number)
 
-    def stop(number: int, frame: object) -> None:
-        raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+@contextmanager
+def _signals(stop: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Has the signals call ``stop``, but for those that whoever started the command had it ignore (nohup)."""
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
@@ -209,17 +229,32 @@ def _leaving(jobs: Sequence[Job], workplace: Workplace) -> Iterator[None]:
                 f"{len(running)} cells write their checkpoints and leave, in {GRACE:.0f} s at most; Ctrl-C again "
                 "stops at once."
             )
-            marker.parent.mkdir(exist_ok=True)
-            marker.touch()
+            with contextlib.suppress(
+                OSError
+            ):  # In a run folder that cannot be written the checkpoints are as they are.
+                marker.parent.mkdir(exist_ok=True)
+                marker.touch()
             until = time.monotonic() + GRACE
-            while time.monotonic() < until and any(_runs_here(folder, job, workplace.launch) for job in running):
+            while (
+                marker.exists()
+                and time.monotonic() < until
+                and any(_runs_here(folder, job, workplace.launch) for job in running)
+            ):
                 time.sleep(0.5)
         raise
+
+
+@contextmanager
+def _without_markers(workplace: Workplace) -> Iterator[None]:
+    """Removes afterwards what `ablate drain` asked of the launch."""
+    folder = _for_all(workplace).parent
+    try:
+        yield
     finally:
-        for left in marker.parent.glob(f"{workplace.launch}@*"):
-            left.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            marker.parent.rmdir()
+            for left in folder.glob(f"{workplace.launch}@*"):
+                left.unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _for_all(workplace: Workplace) -> Path:
@@ -310,14 +345,15 @@ class Grid(Searcher):
             self.waiting[job.id] = job
             self.display.lost(job, f"{fault.kind} at checkpoint {step}")
             return
-        record.write_failure(
-            {
-                "kind": "out of memory" if fault.kind == "out of memory" else "infrastructure",
-                "message": f"Its worker died {times} times at checkpoint {step}: {fault.message}",
-                "where": "",
-                "log": str(record.log),
-            }
-        )
+        with contextlib.suppress(OSError):
+            record.write_failure(
+                {
+                    "kind": "out of memory" if fault.kind == "out of memory" else "infrastructure",
+                    "message": f"Its worker died {times} times at checkpoint {step}: {fault.message}",
+                    "where": "",
+                    "log": str(record.log),
+                }
+            )
         self.display.ended(job, record.state)
 
     def __getstate__(self) -> dict[str, Any]:

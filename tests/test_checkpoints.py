@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,21 @@ def test_code_in_a_training_state_is_not_run(folder: Path) -> None:
     checkpoints.save(folder, 6, model(6), {"optimiser": Code()})
     with pytest.raises(Exception, match="Weights only load failed"):
         checkpoints.load(folder)
+
+
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing(tmp_path: Path) -> None:
+    """safetensors and torch have words of their own for it."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        folder, large = tmp_path / "checkpoint", {"weight": torch.zeros(100_000)}
+        checkpoints.save(folder, 2, model(2), training(2))
+        for weights, state in ((large, training(4)), (model(4), {"optimiser": large})):
+            with pytest.raises(OSError, match="No space left"):
+                checkpoints.save(folder, 4, weights, state)
+            assert [path.name for path in folder.iterdir()] == ["step-00000002"]
+        checkpoints.save(folder, 4, model(4), training(4))
+        assert checkpoints.steps(folder) == [2, 4]
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,68 @@ def test_a_stranger_can_read_the_records_with_json_and_pandas_alone(tmp_path: Pa
     result: dict[str, Any] = json.loads((tmp_path / "a" / "result.json").read_text())
     assert result == RESULT
     assert pd.read_json(tmp_path / "a" / "metrics.jsonl", lines=True)["accuracy"].tolist() == [50.0]
+
+
+# Trouble
+
+
+def test_a_file_that_goes_while_it_is_looked_for_is_no_file(
+    cell: CellFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell.write_config({})
+    cell.write_live({"step": 1})
+    exists = Path.exists
+
+    def goes(path: Path) -> bool:
+        there = exists(path)
+        if path.name == "live.json" and there:
+            path.unlink()
+        return there
+
+    monkeypatch.setattr(Path, "exists", goes)
+    assert cell.live() is None
+
+
+def test_a_full_disk_leaves_no_half_line_and_no_temporary_file(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        cell = CellFolder(tmp_path / "cell")
+        cell.write_config({})
+        cell.append("sites", [{"step": 0}])
+        before = sorted(path.name for path in cell.path.iterdir())
+        table = pd.DataFrame({"score": [1 / (1 + n) for n in range(9999)]})
+        for write in (
+            lambda: cell.append("sites", [{"step": 1, "spans": list(range(9999))}]),
+            lambda: cell.write_predictions(table),
+            lambda: cell.write_result({"all": "a" * (1 << 16)}),
+        ):
+            with pytest.raises(OSError, match="No space left"):
+                write()
+            assert sorted(path.name for path in cell.path.iterdir()) == before
+        cell.append("sites", [{"step": 1}])
+        assert [line["step"] for line in read_lines(cell.path / "sites.jsonl")] == [0, 1]
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_what_a_kill_left_beside_a_finished_record_goes(cell: CellFolder) -> None:
+    cell.write_config({})
+    cell.append("metrics", [{"step": 0}])
+    cell.write_result(RESULT)
+    whole = sorted(cell.path.rglob("*"))
+    final = cell.checkpoints / "step-00000008"
+    final.mkdir(parents=True)
+    for left in (
+        "lease/000001.json",
+        "checkpoint/.step-00000008.7/model.safetensors",
+        "checkpoint/step-00000004/a",
+    ):
+        (cell.path / left).parent.mkdir(parents=True, exist_ok=True)
+        (cell.path / left).touch()
+    for left in (".probe", ".live.json.7", "live.json"):
+        (cell.path / left).touch()
+    cell.tidy()
+    assert sorted(cell.path.rglob("*")) == sorted([*whole, cell.checkpoints, final])
+    cell.tidy()

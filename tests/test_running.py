@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from suite import checkpoints, running
+from suite import checkpoints, lease, pulse, running
 from suite.config import Cell, ModelSize, Protocol
 from suite.errors import UserError
+from suite.lease import Lease
 from suite.plan import Job, Workplace
 from suite.pulse import Leave, Progress, drain_markers
 from suite.records import CellFolder, StudyFolder, read_lines
@@ -195,3 +196,81 @@ def test_no_checkpoint_of_a_loss_that_is_no_number_is_kept(place: Place, monkeyp
     failure = place.record.failure() or {}
     assert failure["kind"] == "not finite"
     assert checkpoints.steps(place.record.checkpoints)[-1] == 4
+
+
+def test_a_cell_that_was_taken_over_waits_for_who_has_it_now(
+    place: Place, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one whose process slept too long finds when it wakes."""
+    now, waits = Lease(place.record.path, "two"), []
+
+    def taken(progress: Progress) -> None:
+        if progress.step == 3 and now.path is None:
+            with monkeypatch.context() as patched:
+                patched.setattr(lease, "SILENCE", -1.0)
+                now.take()
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            now.check()
+            now.release()
+
+    monkeypatch.setattr(lease.time, "sleep", sleep)
+    assert place.run(taken)
+    assert segments(place.record) == [0, 3]
+    assert content(place.record) == expected
+    said = capsys.readouterr().err
+    assert "Another process has taken over" in said
+    assert said.count("waits for process") == 1
+
+
+def test_who_waits_for_another_process_leaves_when_asked(place: Place) -> None:
+    other, leaving = Lease(place.record.path, "two"), threading.Event()
+    other.take()
+    threading.Timer(0.2, leaving.set).start()
+    with pytest.raises(Leave):
+        place.run(leaving=leaving)
+    other.check()
+    other.release()
+
+
+def test_who_waits_for_the_run_folder_leaves_when_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaving = threading.Event()
+
+    def trouble(*_: Any) -> None:
+        leaving.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save", trouble)
+    monkeypatch.setattr(running.time, "sleep", lambda seconds: None)
+    with pytest.raises(Leave):
+        place.run(leaving=leaving)
+
+
+def test_a_cell_that_was_given_up_before_it_began_runs_the_next_time(place: Place) -> None:
+    place.record.path.mkdir(parents=True)
+    place.record.write_failure({"kind": "infrastructure", "message": "Its worker died 3 times"})
+    assert place.run()
+    assert place.record.failure() is None
+
+
+def test_a_file_system_that_does_not_answer_ends_no_beats(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the cell would look abandoned, and hear no more wishes."""
+    asked: list[int] = []
+    done = threading.Event()
+
+    def leaves() -> bool:
+        asked.append(1)
+        if len(asked) == 1:
+            raise OSError(errno.EIO, "trouble")
+        done.set()
+        return True
+
+    monkeypatch.setattr(pulse, "BEAT", 0.01)
+    place.record.path.mkdir(parents=True)
+    with pulse.Pulse(place.record, leaves=leaves) as one:
+        assert done.wait(20)
+        one._ended.set()
+        one._thread.join()
+        assert one.wish is pulse.Wish.LEAVE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -45,6 +46,23 @@ def test_equal_records_give_equal_bytes(make_study: MakeStudy, tmp_path: Path) -
     figures = {"training", "test-accuracy", "alpha-entmax-9-5-5"}
     names = {f"figures/{name}.{form}" for name in figures for form in ("pdf", "svg", "png")}
     assert set(one) == TABLES | names | {"figures/built.txt"}
+
+
+def test_without_what_is_measured_the_bytes_do_not_tell_how_long_it_took(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study()
+    build(study, tmp_path / "one", measured=False)
+    for path in study.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps(result | {"seconds": 7 * result["seconds"]}))
+    text = build(study, tmp_path / "two", measured=False)
+    one, two = written(tmp_path / "one"), written(tmp_path / "two")
+    assert one == two
+    assert "seconds" not in text
+    assert not [name for name in TABLES if b"seconds" in one[name]]
+    build(study, tmp_path / "two")
+    assert [name for name in TABLES if b"seconds" in written(tmp_path / "two")[name]]
 
 
 def test_nothing_finished_still_builds(make_study: MakeStudy, tmp_path: Path) -> None:

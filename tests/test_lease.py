@@ -1,0 +1,288 @@
+"""Who runs a cell, with real processes: taken over from the dead at once, never from the living."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from suite import lease
+from suite.lease import Lease, LeaseLost, holder_of
+
+ROUNDS = 25
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from suite.lease import Lease
+
+Lease(Path(sys.argv[1]), "theirs").take()
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+# Every round: all that wait for the file of that round at once go for the same stale lease.
+RACER = """
+import sys, time
+from pathlib import Path
+from suite.lease import Lease, LeaseLost
+
+place, name, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+for number in range(rounds):
+    cell = place / str(number)
+    mine = Lease(cell, name)
+    (place / f"ready-{number}-{name}").touch()
+    while not (place / f"go-{number}").exists():
+        pass
+
+    def waits(holder):
+        if (place / f"over-{number}").exists():
+            raise InterruptedError
+
+    try:
+        mine.take(waits)
+        try:
+            mine.check()
+            (cell / f"has-{name}").touch()
+        except LeaseLost:
+            (cell / f"lost-{name}").touch()
+        while not (place / f"over-{number}").exists():
+            time.sleep(0.01)
+        mine.check()
+    except (InterruptedError, LeaseLost):
+        pass
+    (place / f"done-{number}-{name}").touch()
+    mine.release()
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "POLL", 0.02)
+
+
+def _python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+
+
+def _holder(folder: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lease of ``folder``."""
+    process = _python(HOLDER, folder)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "taken\n"
+    return process
+
+
+def _end(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _wait(true) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_lease_is_taken_and_given_back(tmp_path: Path) -> None:
+    mine = Lease(tmp_path / "cell", "ours")
+    mine.take()
+    mine.check()
+    holder = holder_of(tmp_path / "cell")
+    assert holder is not None
+    assert (holder.launch, holder.pid) == ("ours", os.getpid())
+    mine.release()
+    assert holder_of(tmp_path / "cell") is None
+    assert not list((tmp_path / "cell").iterdir())
+    with pytest.raises(LeaseLost):
+        mine.check()
+
+
+def test_a_living_holder_is_waited_for_and_a_killed_one_taken_over_from_at_once(tmp_path: Path) -> None:
+    process = _holder(tmp_path)
+    told: list[int] = []
+    mine = Lease(tmp_path)
+    thread = threading.Thread(target=mine.take, args=(lambda holder: told.append(holder.pid if holder else 0),))
+    try:
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        assert set(told) == {process.pid}
+        # Nobody asks for its exit code before the lease is taken: it stays in the process table.
+        os.kill(process.pid, signal.SIGKILL)
+        thread.join(5)
+        assert not thread.is_alive()
+    finally:
+        _end(process)
+        thread.join()
+    mine.check()
+    assert [path.stem for path in (tmp_path / "lease").iterdir()] == ["000002"]
+    mine.release()
+
+
+def test_who_waits_can_be_called_away(tmp_path: Path) -> None:
+    process = _holder(tmp_path)
+
+    def waiting(holder: object) -> None:
+        raise InterruptedError
+
+    try:
+        with pytest.raises(InterruptedError):
+            Lease(tmp_path).take(waiting)
+        assert holder_of(tmp_path) is not None
+    finally:
+        _end(process)
+
+
+def _elsewhere(one: Lease) -> Lease:
+    """The lease as one of a process on another machine."""
+    one.holder = replace(one.holder, machine="another", pid=1)
+    return one
+
+
+def test_another_machine_that_is_silent_is_taken_over_from_and_notices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SILENCE", 0.6)
+    theirs = _elsewhere(Lease(tmp_path, "theirs"))
+    theirs.take()
+    mine, began, beating = Lease(tmp_path, "ours"), time.monotonic(), True
+
+    def waiting(holder: object) -> None:
+        nonlocal beating
+        beating = time.monotonic() - began < 1.5
+        if beating:
+            theirs.beat()
+
+    mine.take(waiting)
+    assert not beating, "taken over from a holder that showed that it lives"
+    assert time.monotonic() - began > 1.5 + 0.6 - 0.1
+    mine.check()
+    with pytest.raises(LeaseLost):
+        theirs.check()
+    theirs.beat()
+    theirs.release()
+    mine.check()
+    mine.release()
+
+
+def test_who_lost_the_cell_does_not_take_anothers_lease_of_the_same_number_for_its_own(tmp_path: Path) -> None:
+    slept, meanwhile, later = Lease(tmp_path, "slept"), Lease(tmp_path), Lease(tmp_path, "later")
+    _elsewhere(slept).take()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "SILENCE", 0.0)
+        meanwhile.take()
+    meanwhile.release()
+    later.take()
+    assert later.path == slept.path
+    with pytest.raises(LeaseLost):
+        slept.check()
+    slept.release()
+    later.check()
+    later.release()
+
+
+def test_who_looked_before_the_lease_was_given_back_waits_for_who_has_it_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given back between the listing and the look, and taken again at once."""
+    first, second, slow = Lease(tmp_path, "first"), Lease(tmp_path, "second"), Lease(tmp_path, "slow")
+    first.take()
+    look, looks = lease._look, []
+
+    def given_back(path: Path):
+        if not looks:
+            looks.append(path)
+            monkeypatch.setattr(lease, "_look", look)
+            first.release()
+            seen = look(path)
+            second.take()
+            return seen
+        return look(path)
+
+    monkeypatch.setattr(lease, "_look", given_back)
+
+    def waiting(holder: lease.Holder | None) -> None:
+        if holder is not None:
+            assert holder.launch == "second"
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        slow.take(waiting)
+    second.check()
+    second.release()
+
+
+def test_who_was_slow_does_not_come_before_who_came_meanwhile(tmp_path: Path) -> None:
+    """It saw nobody, and since then one has taken the cell, died, and another has taken it over."""
+    slow, now = Lease(tmp_path, "slow"), Lease(tmp_path, "now")
+    assert now._create(2)
+    assert not slow._create(1)
+    now.check()
+    now.release()
+
+
+def test_one_of_two_processes_gets_a_stale_lease(tmp_path: Path) -> None:
+    gone = asdict(replace(Lease(tmp_path).holder, pid=2**22 + 1, token="gone"))
+    names = ("one", "two")
+    racers = [_python(RACER, tmp_path, name, ROUNDS) for name in names]
+    try:
+        for number in range(ROUNDS):
+            stale = tmp_path / str(number) / "lease" / "000007.json"
+            stale.parent.mkdir(parents=True)
+            stale.write_text(json.dumps(gone))
+            _wait(lambda number=number: all((tmp_path / f"ready-{number}-{name}").exists() for name in names))
+            (tmp_path / f"go-{number}").touch()
+            _wait(lambda number=number: list((tmp_path / str(number)).glob("*-*")))
+            time.sleep(0.05)
+            has = [path.name for path in (tmp_path / str(number)).glob("*-*")]
+            (tmp_path / f"over-{number}").touch()
+            assert len(has) == 1, (number, has)
+            assert has[0].startswith("has-")
+            _wait(lambda number=number: all((tmp_path / f"done-{number}-{name}").exists() for name in names))
+    finally:
+        _end(*racers)
+
+
+def test_a_full_disk_leaves_no_half_lease_and_takes_no_touch(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        mine, next_one = Lease(tmp_path / "cell"), Lease(tmp_path / "next")
+        mine.take()
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "filler").write_bytes(bytes(1 << 20))
+        before = os.stat(mine.path or "").st_mtime_ns
+        time.sleep(0.02)
+        mine.beat()
+        mine.check()
+        assert os.stat(mine.path or "").st_mtime_ns > before
+        with pytest.raises(OSError, match="No space left"):
+            next_one.take()
+        assert next_one.path is None
+        assert not list((tmp_path / "next").glob("**/*.json"))
+        mine.release()
+        (tmp_path / "filler").unlink()
+        next_one.take()
+        next_one.check()
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
