@@ -380,8 +380,8 @@ def _initialise(objective: nn.Module, optimiser: torch.optim.Optimizer, clip: fl
 
 def is_lost_worker(error: Exception) -> bool:
     """Whether ``error`` says that another worker cannot be reached: the cell itself has done nothing wrong."""
-    # Gloo's are plain RuntimeErrors.
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+    # Gloo's are plain RuntimeErrors, and begin with the place in its source.
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def build_engine(placement: Placement) -> Engine:

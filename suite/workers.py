@@ -66,6 +66,7 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
     workplace = dataclasses.replace(workplace, placement=placement)
     scratch = record.path / ".train"
     _clear(scratch)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")  # Ray's, of Ray.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     relay: Any = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=here).remote()
     fit = _Fit(_trainer(job, workplace, record, relay, scratch))

@@ -104,7 +104,7 @@ class Pair:
             with log.open("w") as out:
                 processes.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT))
         try:
-            codes = [process.wait(timeout=400) for process in processes]
+            codes = [process.wait(timeout=900) for process in processes]
         finally:
             for process in processes:
                 process.kill()
