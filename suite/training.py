@@ -174,7 +174,8 @@ def _evaluate_only(
 def _record_segment(
     record: CellFolder, workplace: Workplace, device: torch.device, step: int, start: dict[str, Any] | None
 ) -> None:
-    segment = {"step": step, "device": str(device), "start": start, **asdict(workplace.placement)}
+    segment = {"step": step, "node": workplace.node, "device": str(device), "start": start}
+    segment |= asdict(workplace.placement)
     record.append("segments", [segment | provenance.hardware()])
 
 

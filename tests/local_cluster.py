@@ -144,6 +144,17 @@ def _mark_of(process: psutil.Process) -> str | None:
     return None
 
 
+def marked(name: str, value: str) -> list[psutil.Process]:
+    """Every live process but this one that has ``value`` in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.environ().get(name) == value:
+                found.append(process)
+    return found
+
+
 def _runs_cells(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return "CellTrial" in " ".join(process.cmdline())
