@@ -6,6 +6,7 @@ Everything here is a frozen dataclass of plain values that survives JSON; nothin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -255,12 +256,16 @@ def from_plain(kind: type, plain: Mapping[str, Any]) -> Any:
 
     Raises UserError for a field that the dataclass does not have, or a value of another type.
     """
-    hints = typing.get_type_hints(kind)
+    hints = _type_hints(kind)
     names = {field.name for field in dataclasses.fields(kind)}
     for name in plain:
         if name not in names:
             raise unknown(f"field of {kind.__name__}", name, names)
     return kind(**{name: _coerce(name, hints[name], value) for name, value in plain.items()})
+
+
+# A study has a thousand cells of a few kinds.
+_type_hints = functools.cache(typing.get_type_hints)
 
 
 def _coerce(name: str, hint: Any, value: Any) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,16 +115,17 @@ def open_data(folder: Path, name: str, progress: Callable[[int, int], None] | No
 def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None = None) -> list[Job]:
     """Every cell of the study once, each after its start. Prepares the data sets that are missing."""
     jobs: dict[str, Job] = {}
-    datasets: dict[str, DataSet] = {}
+    # Each once for all cells of the study, of which there may be a thousand.
+    dataset_of = cache(lambda name: open_data(data, name, progress))
+    source_of = cache(registry.source_digest)
+    check_answers = cache(lambda name, splits: dataset_of(name).check_answers(*splits))
 
     def add(cell: Cell, role: Role) -> str:
         cell = resolve(cell)
         start = add(cell.start, "start") if cell.start else None
-        if cell.dataset not in datasets:
-            datasets[cell.dataset] = open_data(data, cell.dataset, progress)
-        datasets[cell.dataset].check_answers(*cell.train, cell.validation, cell.test)
+        check_answers(cell.dataset, (*cell.train, cell.validation, cell.test))
         weights = _weights_of(cell)
-        name = _name(cell, datasets[cell.dataset], start, weights)
+        name = _name(cell, source_of(cell.variant), dataset_of(cell.dataset), start, weights)
         # A row that another row starts from is a row, whichever is met first.
         if name not in jobs or (jobs[name].role == "start" and role == "row"):
             jobs[name] = Job(name, cell, role, start, weights)
@@ -136,9 +138,9 @@ def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None =
     return list(jobs.values())
 
 
-def _name(cell: Cell, dataset: DataSet, start: str | None, weights: str | None) -> str:
+def _name(cell: Cell, source: str, dataset: DataSet, start: str | None, weights: str | None) -> str:
     varied = dataclasses.replace(cell, arguments=varied_arguments(cell), pretrained=weights or "")
-    return cell_id(varied, registry.source_digest(cell.variant), dataset.digest, start)
+    return cell_id(varied, source, dataset.digest, start)
 
 
 def _weights_of(cell: Cell) -> str | None:
@@ -164,7 +166,8 @@ def trained_cell(study: StudyFolder, cell_id: str, data: Path) -> tuple[Cell, Da
     config = record.config()
     cell = resolve(from_plain(Cell, config["cell"]))
     dataset = open_data(data, cell.dataset)
-    if _name(cell, dataset, config["start"], config.get("pretrained")) != cell_id:
+    source = registry.source_digest(cell.variant)
+    if _name(cell, source, dataset, config["start"], config.get("pretrained")) != cell_id:
         raise UserError(
             f"The method or the data set of {cell_id} has changed since it was trained. Go back to those that it "
             "was trained with, or run the study again and take the new cell."

@@ -59,7 +59,7 @@ def find(kind: Kind, name: str) -> Any:
         return _from_plugins[kind, name]
     if name not in _entry_points(kind):
         raise unknown(kind, name, names(kind))
-    return _entry_points(kind)[name].load()
+    return _load(kind, name)
 
 
 def load_plugin(path: Path | str) -> None:
@@ -127,6 +127,11 @@ def source_files(path: Path) -> list[Path]:
 @cache
 def _entry_points(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=_GROUPS[kind])}
+
+
+@cache
+def _load(kind: Kind, name: str) -> Any:
+    return _entry_points(kind)[name].load()
 
 
 @cache
