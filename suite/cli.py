@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from suite.config import Study
     from suite.data.vqa2 import Files
     from suite.plan import Job, Workplace
+    from suite.schedule import Cluster
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,8 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.no_ray:
             schedule.run_alone(missing, workplace, finished)
         else:
-            cluster = schedule.Cluster(arguments.address, arguments.cpus, arguments.gpus)
-            schedule.run_with_ray(missing, workplace, finished, cluster)
+            schedule.run_with_ray(missing, workplace, finished, _cluster(arguments))
     else:
         _say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
     for job in chosen:
@@ -125,22 +126,30 @@ def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Wor
 
 def _plan(arguments: argparse.Namespace) -> int:
     from suite import plan
+    from suite.forecast import forecast, here, shown_cells, shown_nodes
 
     folder, jobs, workplace, _ = _prepare(arguments)
-    rows = [
-        {
-            "id": job.id,
-            "what": plan.describe(job),
-            "start": job.start,
-            "steps": 0 if job.cell.keep else job.cell.protocol.steps,
-            "state": folder.cell(job.id).state,
-            "threads": workplace.placement.threads,
-            "gpus": workplace.placement.gpus,
-        }
-        for job in plan.selected(jobs, arguments.variants)
-    ]
-    _print_table(rows, arguments.json)
-    return 0
+    cluster = _cluster(arguments) if arguments.address else None
+    chosen = plan.selected(jobs, arguments.variants)
+    found = forecast(
+        chosen, folder, workplace, cluster, here(arguments.cpus, arguments.gpus), arguments.macs
+    )  # fmt: skip
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(found), indent=1))
+    else:
+        _print_table(shown_cells(found.cells), False)
+        if cluster is not None:
+            _print_table(shown_nodes(found.nodes), False)
+        print(*found.summary(), sep="\n")
+        for finding in found.findings:
+            print(f"`ablate run` would not start: {finding}")
+    return 1 if found.findings else 0
+
+
+def _cluster(arguments: argparse.Namespace) -> Cluster:
+    from suite.schedule import Cluster
+
+    return Cluster(arguments.address, arguments.cpus, arguments.gpus, getattr(arguments, "wait", False))
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -557,6 +566,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("--zero-stage", type=int, default=0, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO (0)")
 
+    grid.add_argument("--address", help="a Ray cluster's address, or auto")
+    grid.add_argument("--cpus", type=_slots, help="CPUs of this machine to use (all)")
+    grid.add_argument("--gpus", type=int, help="GPUs of this machine to use (all)")
+
     faults = grid.add_argument_group("faults", "times in minutes")
     faults.add_argument(
         "--save-every", type=_minutes, default=10, metavar="N", help="a checkpoint between evaluations (10)"
@@ -570,13 +583,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", parents=[grid], help="run the missing cells, then build the report")
     run.add_argument("--no-ray", action="store_true", help="one cell after another in this process")
-    run.add_argument("--address", help="a Ray cluster's address, or auto")
-    run.add_argument("--cpus", type=_slots, help="CPUs of this machine to use (all)")
-    run.add_argument("--gpus", type=int, help="GPUs of this machine to use (all)")
+    run.add_argument("--wait", action="store_true", help="until a node that can hold a cell joins the cluster")
     run.add_argument("--rerun-stale", action="store_true", help="train cells of another engine again")
     run.set_defaults(command=_run)
 
-    plan = commands.add_parser("plan", parents=[grid], help="list the cells without running any")
+    plan = commands.add_parser(
+        "plan", parents=[grid], help="list the cells without running any; 1 where they would not run"
+    )
+    plan.add_argument("--macs", action="store_true", help="count multiply-adds at the paper's size; takes seconds")
     plan.set_defaults(command=_plan)
     status = commands.add_parser("status", parents=[places], help="which cells are finished")
     status.set_defaults(command=_status)

@@ -63,7 +63,7 @@ def hardware() -> dict[str, Any]:
     """The machine of this process; methods with C of their own differ in last bits between compilers."""
     return {
         "host": socket.gethostname(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "compiler": compiler_version(),
     }
@@ -83,7 +83,8 @@ def compiler_version() -> str | None:
     return done.stdout.partition("\n")[0] or None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -37,11 +37,13 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 import torch
 from ray import cloudpickle, tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from suite import checkpoints
+from suite import checkpoints, preflight
 from suite.config import Cell, Placement, from_plain, to_plain
 from suite.errors import UserError
 from suite.lease import holder_of
@@ -49,6 +51,7 @@ from suite.plan import Job, Workplace
 from suite.progress import Display
 from suite.pulse import Leave, Progress, drain_markers
 from suite.records import StudyFolder
+from suite.room import Node, check_room, need, placed, room_on, shortage
 from suite.running import Train, run_cell
 from suite.training import train_and_test
 
@@ -59,6 +62,10 @@ GRACE = 60.0
 """Seconds that a launch which is told to stop waits for its cells to write their checkpoints."""
 SHOWN_EVERY = 2.0
 """Seconds between two looks at where the running cells are."""
+ANSWER_WITHIN = 120.0
+"""Seconds that a node has to answer whether it can run the study: packages are read from slow file systems."""
+SAID_EVERY = 30.0
+"""Seconds between two lines that say for what a launch waits."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -78,11 +85,30 @@ class Cluster:
     """Slots on this machine; by default its cores."""
     gpus: int | None = None
     """GPUs of this machine; by default those that Ray finds."""
+    wait: bool = False
+    """For a node that can hold a cell, where there is none yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """A cluster as a launch finds it."""
+
+    nodes: list[Node]
+    workplace: Workplace
+    """With GPUs per cell decided."""
+    memory: int
+    """Bytes that a cell takes at least."""
+    slots: int
+    """Cells side by side."""
+    answers: dict[str, dict[str, Any]]
+    """Node's id -> what it answered to suite.preflight."""
+    findings: list[str]
+    """Why nothing would start; none where it would."""
 
 
 def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
     """One cell after another in this process. Raises UserError for a GPU where there is none."""
-    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    here = Node("", socket.gethostname(), os.cpu_count() or 1, torch.cuda.device_count())
     workplace = _placed(workplace, [here])
     check_room(workplace.placement, [here])
     if not workplace.placement.alone:
@@ -119,61 +145,127 @@ def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
 def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, cluster: Cluster) -> float:
     """As many cells side by side as the cluster has room for; the seconds that they took once Ray was up.
 
-    Raises UserError before anything starts where no node can hold a cell, and Stopped or KeyboardInterrupt where
-    it is told to stop, after the cells have written checkpoints.
+    Raises UserError before anything starts where no node can hold a cell or a node cannot run the study, and
+    Stopped or KeyboardInterrupt where it is told to stop, after the cells have written checkpoints.
     """
-    with _ray(cluster) as nodes:
-        workplace = _placed(workplace, nodes)
-        slots = check_room(workplace.placement, nodes)
+    with _signals(_raise_stopped, signal.SIGTERM, signal.SIGHUP), _ray(cluster):
+        if cluster.wait:
+            _wait_for_room(jobs, workplace)
+        found = _survey(jobs, workplace, cluster)
+        preflight.refuse(found.findings)
+        workplace, slots = found.workplace, found.slots
         with (
             Display(jobs, finished, slots) as display,
-            _signals(_raise_stopped, signal.SIGTERM, signal.SIGHUP),
             _without_markers(workplace),
             _leaving(jobs, workplace),
         ):
             began = time.monotonic()
-            _fit(Grid(jobs, workplace, display, slots))
+            _fit(Grid(jobs, workplace, display, slots), found.memory)
             return time.monotonic() - began
 
 
-def _placed(workplace: Workplace, nodes: Sequence[dict[str, float]]) -> Workplace:
-    """With GPUs per cell decided: one where any node has one and the user did not say."""
-    if workplace.placement.gpus is not None:
-        return workplace
-    gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
-    return dataclasses.replace(workplace, placement=dataclasses.replace(workplace.placement, gpus=gpus))
+def survey(jobs: Sequence[Job], workplace: Workplace, cluster: Cluster) -> Survey:
+    """What a launch of ``jobs`` would find; starts nothing. Raises UserError where no cluster answers."""
+    with _ray(cluster):
+        return _survey(jobs, workplace, cluster)
 
 
-def check_room(placement: Placement, nodes: Sequence[dict[str, float]]) -> int:
-    """How many cells run side by side, their workers on any nodes; UserError where there is no room for one."""
-    slots = 0  # Each for one worker.
-    for node in nodes:
-        room = int(node.get("CPU", 0) // placement.threads)
-        if placement.gpus:
-            gpus = node.get("GPU", 0)
-            # A fraction has to fit on one GPU: three cells of 0.3, not three and a third.
-            fitting = gpus * int(1 / placement.gpus) if placement.gpus <= 1 else gpus // placement.gpus
-            room = min(room, int(fitting))
-        slots += room
-    if slots == 0:
-        most = " and ".join(
-            f"{max((node.get(kind, 0) for node in nodes), default=0):g} {kind}s" for kind in ("CPU", "GPU")
+def _survey(jobs: Sequence[Job], workplace: Workplace, cluster: Cluster) -> Survey:
+    nodes = _nodes()
+    workplace = _placed(workplace, nodes)
+    memory = preflight.memory_needed(jobs, workplace)
+    slots, found, answers = 0, [], {}
+    try:
+        slots = check_room(workplace.placement, nodes, memory)
+    except UserError as error:
+        found.append(str(error))
+    if cluster.address:
+        needed = need(workplace.placement, memory)
+        # A node that can hold no cell, as a head often, need not have what a cell needs.
+        answers, faults = _ask([node for node in nodes if room_on(node, needed)], jobs, workplace)
+        found += faults
+    found += preflight.disk_faults(jobs, workplace, slots)
+    return Survey(nodes, workplace, memory, slots, answers, found)
+
+
+def _ask(
+    nodes: Sequence[Node], jobs: Sequence[Job], workplace: Workplace
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The answer of each node by its id, and what is wrong with them, those that do not answer included."""
+    look: Any = ray.remote(num_cpus=0, max_retries=0)(preflight.look)
+    answers, found = {}, []
+    with preflight.expected_of(jobs, workplace) as expected:
+        asked = {
+            node.id: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
+                dataclasses.asdict(expected)
+            )
+            for node in nodes
+        }
+        answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_WITHIN)
+        for node in nodes:
+            if asked[node.id] not in answered:
+                found.append(
+                    f"{node.name} did not answer within {ANSWER_WITHIN:.0f} s. See whether it hangs, or is cut off "
+                    "from its file systems; end Ray on it to run without it."
+                )
+                ray.cancel(asked[node.id], force=True)
+                continue
+            try:
+                answers[node.id] = ray.get(asked[node.id])
+            except RayError as error:
+                found.append(
+                    f"{node.name} cannot be checked: {fault_of(error).message}. Install the driver's version of "
+                    "the suite there, with the same requirements.lock."
+                )
+                continue
+            found += preflight.faults(expected, answers[node.id], node.name)
+    return answers, found
+
+
+def _wait_for_room(jobs: Sequence[Job], workplace: Workplace) -> None:
+    """Returns once a cell fits on the cluster; says every so often for what it waits."""
+    said = -SAID_EVERY
+    try:
+        while True:
+            nodes = _nodes()
+            placement = _placed(workplace, nodes).placement
+            memory = preflight.memory_needed(jobs, dataclasses.replace(workplace, placement=placement))
+            lacking = shortage(placement, nodes, memory)
+            if lacking is None:
+                return
+            if time.monotonic() - said >= SAID_EVERY:
+                _say(f"Waiting for room. {lacking}. Ctrl-C ends it.")
+                said = time.monotonic()
+            # Heard by an autoscaler, where there is one.
+            request_resources(bundles=[need(placement, memory)] * placement.workers)
+            time.sleep(1)
+    finally:
+        if said >= 0:
+            request_resources(bundles=[])
+
+
+def _placed(workplace: Workplace, nodes: Sequence[Node]) -> Workplace:
+    return dataclasses.replace(workplace, placement=placed(workplace.placement, nodes))
+
+
+def _nodes() -> list[Node]:
+    """Those that live now, with what Ray gives out of each."""
+    return [
+        Node(
+            id=node["NodeID"],
+            name=f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})",
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            memory=node["Resources"].get("memory"),
         )
-        raise UserError(
-            f"A cell needs {placement.threads} CPUs and {placement.gpus:g} GPUs on one node; the largest node "
-            f"has {most}. Lower --threads or --gpus-per-cell, or start a node that has them."
-        )
-    if slots < placement.workers:
-        raise UserError(
-            f"A cell needs {placement.workers} workers of {placement.threads} CPUs and {placement.gpus or 0:g} "
-            f"GPUs each; all nodes have room for {slots}. Lower --workers or --threads, or start more nodes."
-        )
-    return slots // placement.workers
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 @contextmanager
-def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
-    """Ray, quiet; yields the resources of each live node. Nothing that it started is left behind."""
+def _ray(cluster: Cluster) -> Iterator[None]:
+    """Ray, quiet. Nothing that it started is left behind."""
     here: dict[str, Any] = {}
     if not cluster.address:
         here = {"num_cpus": cluster.cpus or os.cpu_count(), "num_gpus": cluster.gpus, "include_dashboard": False}
@@ -186,7 +278,7 @@ def _ray(cluster: Cluster) -> Iterator[list[dict[str, float]]]:
             "--address out to use this machine."
         ) from None
     try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield
     finally:
         ray.shutdown()
 
@@ -404,15 +496,13 @@ def _error_of(trial: Trial) -> Exception | None:
     return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).exists() else None
 
 
-def _fit(grid: Grid) -> None:
+def _fit(grid: Grid, memory: float) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     # All that are ready ask for their place at once: an autoscaler sees what is wanted.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(len(grid.waiting), 200))
     placement = grid.workplace.placement
     # Where a cell has workers of its own, it is they who take the room; Tune wants some resource, if a byte.
-    resources: dict[str, float] = {"memory": 1}
-    if placement.alone:
-        resources = {"CPU": placement.threads, "GPU": placement.gpus or 0}
+    resources: dict[str, float] = need(placement, memory) if placement.alone else {"memory": 1}
     with tempfile.TemporaryDirectory(prefix="ablate-ray-") as scratch:
         tune.Tuner(
             tune.with_resources(CellTrial, resources),

@@ -354,4 +354,5 @@ def test_status_and_plan_say_where_the_cells_are(whole: Path, data: Path) -> Non
     assert {row["state"] for row in states} == {"finished"}
     assert {row["step"] for row in states} == {"24/24"}
     planned = json.loads(ablate("plan", "--json", "--data", data, cwd=whole, small=True).stdout)
-    assert [row["id"] for row in planned] == [row["id"] for row in states]
+    assert [row["id"] for row in planned["cells"]] == [row["id"] for row in states]
+    assert planned["totals"]["missing"] == 0

@@ -289,7 +289,7 @@ def test_plan_and_status_say_what_is_evaluated_only(
     runs: tuple[Path, list[str]], data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "shallow", "--json", "--data", str(data_folder), *runs[1]]) == 0
-    planned = {row["id"]: row for row in json.loads(capsys.readouterr().out)}
+    planned = {row["id"]: row for row in json.loads(capsys.readouterr().out)["cells"]}
     assert main(["status", "shallow", "--json", *runs[1]]) == 0
     states = {row["id"]: row for row in json.loads(capsys.readouterr().out)}
     assert planned.keys() == states.keys()

@@ -1,0 +1,242 @@
+"""What must hold on a node before a study begins there: what the driver expects, what a node answers, what is
+wrong with that. Imports no ray: suite.schedule carries the question to the nodes and the answers back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite import estimate, provenance, registry
+from suite.data.store import open_dataset
+from suite.errors import UserError
+from suite.plan import Job, Workplace
+from suite.records import read_json, write_text
+
+PACKAGES = ("python", "torch", "entmax", "numpy")
+"""Those whose version can change a number. Ray looks after its own."""
+PATIENCE = 5.0
+"""Seconds that a file may take from one node to another: network file systems keep old listings for a while."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the driver has and every node must have; plain values."""
+
+    folder: str
+    """Made by the driver in the run folder, for the time of the check."""
+    word: str
+    """In a file there: another file system has another, or none."""
+    data: str
+    datasets: Mapping[str, str]
+    """Name -> digest."""
+    plugins: tuple[str, ...]
+    methods: Mapping[str, str]
+    """Variant -> digest of its source."""
+    pretrained: Mapping[str, str]
+    """Path or hub id -> identity of the weights."""
+    packages: Mapping[str, str | None]
+    engine: str
+
+
+@contextlib.contextmanager
+def expected_of(jobs: Sequence[Job], workplace: Workplace) -> Iterator[Expected]:
+    """What the driver expects of nodes that run ``jobs``; as long as it asks, the folder for the answers."""
+    word, data = uuid.uuid4().hex, Path(workplace.data)
+    folder = Path(workplace.study) / f".check-{word[:8]}"
+    folder.mkdir()
+    try:
+        write_text(folder / "driver", word)
+        yield Expected(
+            folder=str(folder),
+            word=word,
+            data=workplace.data,
+            datasets={name: open_dataset(data / name).digest for name in {job.cell.dataset for job in jobs}},
+            plugins=workplace.plugins,
+            methods={name: registry.source_digest(name) for name in {job.cell.variant for job in jobs}},
+            pretrained={job.cell.pretrained: job.pretrained for job in jobs if job.pretrained},
+            packages=provenance.packages(),
+            engine=provenance.engine_digest(),
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def look(plain: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the node that this runs on to ``Expected`` as plain values; plain values too.
+
+    What can go wrong there is an answer: a pair of what was found and, where nothing was, the reason.
+    """
+    expected = Expected(**plain)
+    return {
+        "engine": provenance.engine_digest(),
+        "packages": provenance.packages(),
+        "folder": _tried(lambda: _leave_word(Path(expected.folder), expected.word)),
+        "plugins": {path: _tried(lambda path=path: registry.load_plugin(path)) for path in expected.plugins},
+        "methods": {name: _tried(lambda name=name: registry.source_digest(name)) for name in expected.methods},
+        "datasets": {
+            name: _tried(lambda name=name: open_dataset(Path(expected.data) / name).digest)
+            for name in expected.datasets
+        },
+        "pretrained": {source: _tried(lambda source=source: _identity(source)) for source in expected.pretrained},
+        "processor": provenance.processor(),
+        "gpus": gpu_names(),
+    }
+
+
+def faults(expected: Expected, answer: Mapping[str, Any], node: str) -> list[str]:
+    """What is wrong with the answer of ``node``: expected, received, what to do, each in a sentence or two."""
+    found = [*_folder_faults(expected, answer, node), *_version_faults(expected, answer, node)]
+    for path, (_, reason) in answer["plugins"].items():
+        # They lie in the run folder: where that is another one, it is said already.
+        if reason and not (answer["folder"][1] and not Path(path).exists()):
+            found.append(f"{node} cannot load the plug-in {Path(path).name}: {reason} Install there what it needs.")
+    for name, digest in expected.methods.items():
+        received, reason = answer["methods"][name]
+        if received != digest and not any(reason for _, reason in answer["plugins"].values()):
+            had = reason or f"received {received}, expected {digest}."
+            found.append(
+                f"{node} has another source of the variant {name} than the driver: {had} Bring that node to the "
+                "same version: it would train another method under the same name."
+            )
+    for name, digest in expected.datasets.items():
+        received, reason = answer["datasets"][name]
+        if reason:
+            found.append(f"{node} cannot read the data set {name}: {reason} Give it the driver's {expected.data}.")
+        elif received != digest:
+            found.append(
+                f"{node} has another data set {name} in {expected.data}: expected the digest {digest[:12]}, "
+                f"received {received[:12]}. Give it the driver's."
+            )
+    for source, identity in expected.pretrained.items():
+        received, reason = answer["pretrained"][source]
+        if received != identity:
+            had = reason or f"expected {identity[:12]}, received {received[:12]}."
+            found.append(f"{node} lacks the planned weights {source}: {had} Give all nodes the same file.")
+    return found
+
+
+def _folder_faults(expected: Expected, answer: Mapping[str, Any], node: str) -> list[str]:
+    runs = Path(expected.folder).parent
+    left, reason = answer["folder"]
+    if reason:
+        return [
+            f"{node} does not share the run folder {runs}: {reason} Mount the file system there that the driver "
+            "has it on, at the same path, or give --runs a folder that all nodes see."
+        ]
+    if not _within(lambda: (Path(expected.folder) / left).read_text() == expected.word):
+        return [
+            f"{node} has a run folder {runs} of its own: what it writes does not arrive at the driver. Mount the "
+            "driver's file system there, or give --runs a folder that all nodes see."
+        ]
+    return []
+
+
+def _version_faults(expected: Expected, answer: Mapping[str, Any], node: str) -> list[str]:
+    found = []
+    for name in PACKAGES:
+        wanted, received = expected.packages[name], answer["packages"][name]
+        # Builds for processors and for GPUs differ in what stands behind the plus sign.
+        if (wanted or "").partition("+")[0] != (received or "").partition("+")[0]:
+            found.append(
+                f"{node} has {name} {received or '(not installed)'}, expected the driver's {wanted}. Install the "
+                "same requirements.lock on all nodes."
+            )
+    if answer["engine"] != expected.engine:
+        found.append(
+            f"{node} has another version of the suite: expected the engine {expected.engine}, received "
+            f"{answer['engine']}. Bring all nodes to the same commit."
+        )
+    return found
+
+
+def disk_faults(jobs: Sequence[Job], workplace: Workplace, slots: int) -> list[str]:
+    """Whether the checkpoints of ``jobs`` fit into the run folder, which is one for all nodes."""
+    needed = estimate.disk([job.cell for job in jobs], descriptions(jobs, workplace), slots)
+    free = shutil.disk_usage(workplace.study).free
+    if needed <= free:
+        return []
+    return [
+        f"The checkpoints of {len(jobs)} cells, {slots} at a time, take about {_gib(needed)}; the file system of "
+        f"{workplace.study} has {_gib(free)} free. Free space there, give --runs another, or run fewer with "
+        "--variants."
+    ]
+
+
+def memory_needed(jobs: Sequence[Job], workplace: Workplace) -> int:
+    """Bytes that the largest of ``jobs`` takes of a node's memory at least."""
+    known = descriptions(jobs, workplace)
+    gpus = workplace.placement.gpus or 0.0
+    return max((estimate.memory(job.cell, known[job.cell.dataset], gpus) for job in jobs), default=0)
+
+
+def descriptions(jobs: Sequence[Job], workplace: Workplace) -> dict[str, dict[str, Any]]:
+    """The dataset.json of each data set of ``jobs``."""
+    names = {job.cell.dataset for job in jobs}
+    return {name: read_json(Path(workplace.data) / name / "dataset.json") for name in names}
+
+
+def refuse(found: Sequence[str]) -> None:
+    """Raises UserError with everything that was found, if anything."""
+    if found:
+        raise UserError("\n  ".join(["Nothing was started:", *found]))
+
+
+def gpu_names() -> list[str]:
+    """Of this machine, whatever part of them this process may use; none where NVIDIA's driver does not say."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
+
+
+def _leave_word(folder: Path, word: str) -> str:
+    """The name of a file with ``word`` that this node has written into the driver's folder."""
+    if not _within(lambda: (folder / "driver").read_text() == word):
+        raise UserError(f"expected {folder / 'driver'}, which the driver wrote; it is not there.")
+    name = f"node-{uuid.uuid4().hex}"
+    with (folder / name).open("x", encoding="utf-8") as file:
+        file.write(word)
+        file.flush()
+        os.fsync(file.fileno())  # A full or failing disk says so here.
+    return name
+
+
+def _within(true: Callable[[], bool]) -> bool:
+    """Whether it becomes true while files travel."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(OSError):
+            if true():
+                return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+
+
+def _identity(source: str) -> str:
+    from suite.models.pretrained import identity
+
+    return identity(source)
+
+
+def _tried(find: Callable[[], Any]) -> tuple[Any, str | None]:
+    try:
+        return find(), None
+    except Exception as error:
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}."
+        return None, text
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
