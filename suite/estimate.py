@@ -169,17 +169,15 @@ def steps_left(record: CellFolder, cell: Cell) -> int:
     return max(cell.protocol.steps - (lines[-1]["step"] if lines else 0), 0)
 
 
-def wall(cells: Sequence[tuple[str, str | None, float]], slots: int) -> float:
-    """Seconds until the last of ``cells`` (id, start or None, seconds) ends, ``slots`` at a time, as they are given
-    out: the first whose start is finished."""
-    waiting = list(cells)
-    unfinished = {name for name, _, _ in cells}
+def makespan(durations: Mapping[str, float], starts: Mapping[str, str | None], slots: int) -> float:
+    """The seconds until the last cell ends: on each free slot the first cell in order whose start has ended."""
+    waiting, unfinished = list(durations), set(durations)
     running: list[tuple[float, str]] = []
     now = 0.0
-    while waiting or running:
-        while len(running) < slots and (ready := next((c for c in waiting if c[1] not in unfinished), None)):
+    while unfinished:
+        while len(running) < slots and (ready := next((c for c in waiting if starts[c] not in unfinished), None)):
             waiting.remove(ready)
-            heapq.heappush(running, (now + ready[2], ready[0]))
-        now, name = heapq.heappop(running)
-        unfinished.remove(name)
+            heapq.heappush(running, (now + durations[ready], ready))
+        now, ended = heapq.heappop(running)
+        unfinished.remove(ended)
     return now

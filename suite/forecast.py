@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from suite import preflight, provenance
 from suite.errors import UserError
-from suite.estimate import Device, Measured, steps_left, wall
+from suite.estimate import Device, Measured, makespan, steps_left
 from suite.plan import Job, Workplace, describe
 from suite.pulse import clock
 from suite.records import StudyFolder
@@ -121,6 +121,7 @@ def _totals(cells: Sequence[Mapping[str, Any]], slots: int, workplace: Workplace
     missing = [cell for cell in cells if cell["state"] != "finished"]
     known = [cell for cell in missing if cell["seconds"] is not None]
     hours = sum(cell["seconds"] for cell in known) * placement.workers / 3600
+    durations, starts = ({cell["id"]: cell[name] for cell in missing} for name in ("seconds", "start"))
     whole = slots > 0 and len(known) == len(missing)
     return {
         "missing": len(missing),
@@ -128,7 +129,7 @@ def _totals(cells: Sequence[Mapping[str, Any]], slots: int, workplace: Workplace
         "slots": slots,
         "gpu_hours": hours * placement.gpus if placement.gpus else None,
         "cpu_hours": hours * placement.threads,
-        "wall_seconds": wall([(c["id"], c["start"], c["seconds"]) for c in missing], slots) if whole else None,
+        "wall_seconds": makespan(durations, starts, slots) if whole else None,
     }
 
 

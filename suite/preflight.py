@@ -96,8 +96,8 @@ def faults(expected: Expected, answer: Mapping[str, Any], node: str) -> list[str
     """What is wrong with the answer of ``node``: expected, received, what to do, each in a sentence or two."""
     found = [*_folder_faults(expected, answer, node), *_version_faults(expected, answer, node)]
     for path, (_, reason) in answer["plugins"].items():
-        # They lie in the run folder: where that is another one, it is said already.
-        if reason and not (answer["folder"][1] and not Path(path).exists()):
+        # The driver keeps them in the run folder: where that is not shared, it is said already.
+        if reason and not (answer["folder"][1] and Path(path).is_relative_to(Path(expected.folder).parent)):
             found.append(f"{node} cannot load the plug-in {Path(path).name}: {reason} Install there what it needs.")
     for name, digest in expected.methods.items():
         received, reason = answer["methods"][name]

@@ -53,7 +53,7 @@ def shortage(placement: Placement, nodes: Sequence[Node], memory: float = 0.0) -
     if slots == 0:
         # Of one node: the most of each kind over several would say that there is room.
         largest = max(nodes, key=lambda node: (node.gpus, node.cpus, node.memory or 0), default=None)
-        has = f"the largest node has {_text(_has(largest))}" if largest else "there is no node"
+        has = f"the largest node has {_text(_has(largest, needed))}" if largest else "there is no node"
         return f"A cell needs {_text(needed)} on one node; {has}"
     if slots < placement.workers:
         return f"A cell needs {placement.workers} workers of {_text(needed)} each; all nodes have room for {slots}"
@@ -71,13 +71,14 @@ def check_room(placement: Placement, nodes: Sequence[Node], memory: float = 0.0)
     return sum(room_on(node, needed) for node in nodes) // placement.workers
 
 
-def _has(node: Node) -> dict[str, float]:
-    memory = {} if node.memory is None else {"memory": node.memory}
-    return {"CPU": node.cpus, "GPU": node.gpus} | memory
+def _has(node: Node, needed: dict[str, float]) -> dict[str, float]:
+    # Of memory only where a cell needs so much that it may be what is lacking.
+    memory = node.memory if node.memory is not None and needed.get("memory", 0.0) > 2**28 else 0.0
+    return {"CPU": node.cpus, "GPU": node.gpus, "memory": memory}
 
 
 def _text(amounts: dict[str, float]) -> str:
     parts = [f"{amounts['CPU']:g} CPUs", f"{amounts['GPU']:g} GPUs"]
-    if amounts.get("memory", 0.0) > 2**28:  # Less than that decides nothing.
+    if amounts.get("memory", 0.0) > 2**28:  # Less decides nothing.
         parts.append(f"{amounts['memory'] / 2**30:.1f} GiB of memory")
     return ", ".join(parts[:-1]) + f" and {parts[-1]}"

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +54,8 @@ class LocalCluster:
         self.address = f"127.0.0.1:{self.port}"
         try:
             self.head = self._start(
-                "head", ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"]
+                "head",
+                ["--head", f"--port={self.port}", "--num-cpus=0", "--num-gpus=0", "--include-dashboard=false"],
             )
             for _ in range(nodes):
                 self.add_node()
@@ -67,10 +69,13 @@ class LocalCluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def add_node(self) -> Node:
-        """One more node of one CPU."""
+    def add_node(
+        self, cpus: int = 1, gpus: int = 0, environment: Mapping[str, str] | None = None, before: Sequence[str] = ()
+    ) -> Node:
+        """One more node; GPUs need not exist. ``before`` is a command that runs what follows it, as `unshare`."""
         self._count += 1
-        node = self._start(f"n{self._count}", [f"--address={self.address}", "--num-cpus=1"])
+        arguments = [f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+        node = self._start(f"n{self._count}", arguments, environment or {}, before)
         self.nodes.append(node)
         return node
 
@@ -103,7 +108,13 @@ class LocalCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
         assert not left, left
 
-    def _start(self, name: str, arguments: list[str]) -> Node:
+    def _start(
+        self,
+        name: str,
+        arguments: list[str],
+        environment: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+    ) -> Node:
         number = self._count
         first = self._first_port + number * WORKER_PORTS
         ports = range(first, first + WORKER_PORTS)
@@ -111,7 +122,7 @@ class LocalCluster:
         folder = self.folder / name
         folder.mkdir()
         node = Node(name, folder, ports, f"{self.mark}-{name}")
-        environment = os.environ | {
+        everywhere = {
             MARK: node.mark,
             "PYTHONPATH": str(TREE),
             "PYTHONWARNINGS": "ignore",
@@ -125,11 +136,12 @@ class LocalCluster:
         }
         script = Path(sys.executable).parent / "ray"
         command = [
-            sys.executable, str(script), "start", *arguments, "--disable-usage-stats",
+            *before, sys.executable, str(script), "start", *arguments, "--disable-usage-stats",
             "--node-ip-address=127.0.0.1", f"--temp-dir={folder}", f"--min-worker-port={ports.start}",
-            f"--max-worker-port={ports.stop - 1}", "--object-store-memory=80000000", "--num-gpus=0",
+            f"--max-worker-port={ports.stop - 1}", "--object-store-memory=80000000",
         ]  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        whole = os.environ | everywhere | dict(environment or {})
+        done = subprocess.run(command, env=whole, capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise RuntimeError(f"Node {name} did not start:\n{done.stdout}\n{done.stderr}")
         node.pids = {one.pid for one in self.processes() if _mark_of(one) == node.mark and one.name() == "raylet"}

@@ -20,6 +20,7 @@ import pytest
 from suite.config import Placement
 from suite.errors import UserError
 from suite.records import CellFolder, StudyFolder, read_lines
+from suite.room import Node, check_room
 from suite.training import NotFinite
 from suite.workers import Failure
 
@@ -216,18 +217,17 @@ def test_an_error_that_cannot_be_sent_arrives_by_name() -> None:
 # Room
 
 
+TWO_NODES = [Node("a", "a", cpus=3, gpus=0), Node("b", "b", cpus=4, gpus=0)]
+
+
 @pytest.mark.parametrize(
     ("placement", "cells"),
     [(Placement(workers=2, gpus=0), 3), (Placement(workers=3, gpus=0), 2), (Placement(2, 0, workers=2), 1)],
 )
 def test_workers_take_room_on_any_nodes(placement: Placement, cells: int) -> None:
-    from suite.schedule import check_room
-
-    assert check_room(placement, [{"CPU": 3}, {"CPU": 4}]) == cells
+    assert check_room(placement, TWO_NODES) == cells
 
 
 def test_more_workers_than_there_is_room_for_are_refused() -> None:
-    from suite.schedule import check_room
-
     with pytest.raises(UserError, match=r"needs 8 workers of 1 CPUs .* room for 7"):
-        check_room(Placement(workers=8, gpus=0), [{"CPU": 3}, {"CPU": 4}])
+        check_room(Placement(workers=8, gpus=0), TWO_NODES)

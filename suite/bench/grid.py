@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import heapq
 import multiprocessing
 import os
 import resource
@@ -29,6 +28,7 @@ from suite.bench.measure import Settings, say
 from suite.bench.record import Record, Row, Spread, digits
 from suite.config import Cell, ModelSize, Protocol, Study
 from suite.errors import UserError
+from suite.estimate import makespan
 from suite.records import StudyFolder
 
 GREEDY, OURS = "greedy placement", "ablate run"
@@ -134,22 +134,6 @@ class Scheduling:
             mark = show.Mark(row.name, spread, digits(spread.middle), ours=row.name == OURS)
             panels.setdefault(f"{row.case['grid']}, seconds", []).append(mark)
         return show.dots(panels, xlabel="seconds")
-
-
-def makespan(durations: Mapping[str, float], starts: Mapping[str, str | None], slots: int) -> float:
-    """The seconds until the last cell ends: cells in their order, each after its start, on the first free slot."""
-    free, ended = [0.0] * slots, dict.fromkeys((start for start in starts.values() if start not in durations), 0.0)
-    waiting = list(durations)
-    while waiting:
-        now = heapq.heappop(free)
-        ready = [cell for cell in waiting if starts[cell] is None or ended.get(starts[cell], float("inf")) <= now]
-        if not ready:  # The slot waits for the next cell to end.
-            heapq.heappush(free, min(end for end in ended.values() if end > now))
-            continue
-        waiting.remove(ready[0])
-        ended[ready[0]] = now + durations[ready[0]]
-        heapq.heappush(free, ended[ready[0]])
-    return max(ended.values())
 
 
 def _empty(count: int) -> Study:
