@@ -54,7 +54,7 @@ def check_placement(placement: Placement, cells: Iterable[Cell]) -> None:
         )
     if placement.workers > 1 and placement.gpus not in (None, 0, 1):
         raise UserError(
-            f"Each of several workers trains on one GPU of its own, or on none; received {placement.gpus:g} GPUs per "
+            f"Each of several workers trains on one GPU of its own, or on none; received {placement.gpus:g} per "
             "worker. Take --gpus-per-cell 1, or one worker."
         )
     for cell in cells:
