@@ -52,10 +52,10 @@ def check_placement(placement: Placement, cells: Iterable[Cell]) -> None:
             "read whole tensors, and LXMERT's weights take less than 1 GB. Expected --zero-stage 0, 1 or 2; "
             "received 3."
         )
-    if placement.workers > 1 and placement.gpus is not None and 0 < placement.gpus < 1:
+    if placement.workers > 1 and placement.gpus not in (None, 0, 1):
         raise UserError(
-            f"Workers of one cell cannot share a GPU: expected whole GPUs per worker, received {placement.gpus:g}. "
-            "Take fewer workers, or --gpus-per-cell 1."
+            f"Each of several workers trains on one GPU of its own, or on none; received {placement.gpus:g} per "
+            "worker. Take --gpus-per-cell 1, or one worker."
         )
     for cell in cells:
         if cell.keep is None:  # Such a cell trains nothing and runs on one worker.
@@ -295,7 +295,7 @@ class DeepSpeed(Distributed):
                 for weight, part in zip(group, parts, strict=False):  # The last part fills up.
                     held = state.setdefault(self.places[weight], {})
                     if self.is_first:
-                        held[name] = part.view_as(weight).cpu()
+                        held[name] = part.view_as(weight).to("cpu", copy=True)
         for place, steps in enumerate(self.optimiser.steps):
             state[place]["step"] = torch.tensor(float(steps))
         rate = self.optimiser.param_groups[0]["lr"]
