@@ -37,8 +37,8 @@ from suite import cli  # noqa: E402
 
 KINDS = ("worker", "node", "driver", "disk")
 NODES = 2
-STEPS, EVALUATIONS = 80, 8
-SPAN = 14.0
+STEPS, EVALUATIONS = 200, 8
+SPAN = 20.0
 """Seconds after the first checkpoint within which faults come; about what the grid takes."""
 FULL = 4.0
 """Seconds that the disk is full."""
