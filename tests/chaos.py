@@ -26,8 +26,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -171,6 +169,8 @@ class Chaos:
             random_targets.choice(workers).kill()
         elif kind == "node":
             busy = [node for node in self.cluster.nodes if self.cluster.workers(node)]
+            if not busy:  # It has just ended.
+                return False
             self.cluster.kill_node(random_targets.choice(busy))
             self.cluster.add_node()
         elif kind == "driver":
@@ -209,7 +209,7 @@ class Chaos:
 
     def _restore_cluster(self) -> None:
         for node in list(self.cluster.nodes):
-            if not any(psutil.pid_exists(pid) for pid in node.pids):
+            if not self.cluster.is_alive(node):
                 self.cluster.nodes.remove(node)
         while len(self.cluster.nodes) < NODES:
             self.cluster.add_node()
