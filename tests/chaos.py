@@ -15,6 +15,7 @@ import io
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import psutil
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -37,8 +36,8 @@ from suite import cli  # noqa: E402
 
 KINDS = ("worker", "node", "driver", "disk")
 NODES = 2
-STEPS, EVALUATIONS = 80, 8
-SPAN = 14.0
+STEPS, EVALUATIONS = 120, 8
+SPAN = 20.0
 """Seconds after the first checkpoint within which faults come; about what the grid takes."""
 FULL = 4.0
 """Seconds that the disk is full."""
@@ -110,6 +109,8 @@ class Chaos:
         self.cluster = LocalCluster(NODES)
 
     def close(self) -> None:
+        for process in marked(MARK, self.mark):
+            process.kill()
         self.cluster.stop()
         self.disk.remove()
 
@@ -168,6 +169,8 @@ class Chaos:
             random_targets.choice(workers).kill()
         elif kind == "node":
             busy = [node for node in self.cluster.nodes if self.cluster.workers(node)]
+            if not busy:  # It has just ended.
+                return False
             self.cluster.kill_node(random_targets.choice(busy))
             self.cluster.add_node()
         elif kind == "driver":
@@ -206,7 +209,7 @@ class Chaos:
 
     def _restore_cluster(self) -> None:
         for node in list(self.cluster.nodes):
-            if not any(psutil.pid_exists(pid) for pid in node.pids):
+            if not self.cluster.is_alive(node):
                 self.cluster.nodes.remove(node)
         while len(self.cluster.nodes) < NODES:
             self.cluster.add_node()
@@ -217,7 +220,9 @@ class Chaos:
         return subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log)
 
     def _command(self, runs: Path, *more: str) -> list[str]:
-        return run_command(runs, self.data, *more, steps=STEPS, evaluations=EVALUATIONS, learning_rate=1e-2)
+        return run_command(
+            runs, self.data, "--seeds=2", *more, steps=STEPS, evaluations=EVALUATIONS, learning_rate=1e-2
+        )
 
     def _environment(self) -> dict[str, str]:
         # What a killed driver leaves of its temporary files goes with the rest.
@@ -266,6 +271,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="ablate-chaos-"))
     folder = folder.resolve()
+    # What was started is ended and unmounted, also where this script is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began, wrong, hit = time.monotonic(), 0, Counter[str]()
     chaos = Chaos(folder / uuid.uuid4().hex[:8], arguments.faults.split(","))
     try:

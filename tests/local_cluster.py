@@ -86,6 +86,10 @@ class LocalCluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).kill()
 
+    def is_alive(self, node: Node) -> bool:
+        """Whether its raylet runs; one that has ended may be in the process table still."""
+        return any(one.pid in node.pids for one in self.processes())
+
     def workers(self, node: Node | None = None) -> list[psutil.Process]:
         """The processes in which cells run now, of one node or of all."""
         wanted = {node.mark} if node else {one.mark for one in self.nodes}

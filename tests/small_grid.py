@@ -17,8 +17,8 @@ SPLITS = {"start": 40, "train": 40, "validation": 24, "test": 24}
 WORDS, REGIONS, FEATURES, ANSWERS, VOCABULARY = 6, 3, 5, 4, 16
 
 SETTINGS = {"layers": "2,2,2", "width": 16, "heads": 2, "intermediate": 16, "batch_size": 8}
-VARIANTS = "softmax,span,entmax"
-"""These rows and their start are four cells."""
+VARIANTS = "softmax,span"
+"""These rows and their starts, at two seeds each, are six cells: two can begin at once."""
 
 
 def write_small_data(folder: Path) -> Path:

@@ -1,0 +1,266 @@
+"""Launches that are told to stop, drained, starved, doubled, or lose their workers end with the same records.
+
+On a real cluster of several nodes on this machine where nodes matter, else on one node or without Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from local_cluster import LocalCluster, marked
+from small_grid import cells, content, differences, left_over, nodes, run_command, write_small_data
+
+from suite.records import read_lines
+
+ROOT = Path(__file__).parent.parent
+MARK = "ABLATE_TEST"
+STEPS = 120
+
+# A variant whose workers meet ``fate`` at the eighth call of one attention site, in training.
+FATED = """
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from suite.attention import SoftmaxWeights, Variant
+from suite.registry import register
+
+
+class FatedWeights(SoftmaxWeights):
+    calls = 0
+
+    def attend(self, query, key, value, mask, positions):
+        self.calls += self.training
+        if self.calls == 8:
+            {fate}
+        return super().attend(query, key, value, mask, positions)
+
+
+@register("fated")
+@dataclass(frozen=True)
+class Fated(Variant):
+    def weights(self, site):
+        return FatedWeights()
+"""
+
+
+class Place:
+    """Data, and launches of the small grid, of which none leaves a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.mark = folder, uuid.uuid4().hex
+        self.data = write_small_data(folder)
+        self.environment = os.environ | {MARK: self.mark, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+
+    def start(
+        self, runs: Path, *more: object, variants: str = "softmax,span", steps: int = STEPS
+    ) -> subprocess.Popen:
+        command = run_command(
+            runs, self.data, *more, variants=variants, steps=steps, evaluations=4, learning_rate=1e-2
+        )
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, runs: Path, *more: object, expect: int = 0, **settings: object) -> str:
+        return ended(self.start(runs, *more, **settings), expect)  # pyright: ignore
+
+    def strays(self) -> list[psutil.Process]:
+        deadline = time.monotonic() + 30
+        while (left := marked(MARK, self.mark)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return left
+
+
+def ended(process: subprocess.Popen, expect: int = 0) -> str:
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == expect, said
+    assert "Traceback" not in said
+    return said
+
+
+def wait_until(true, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        if process.poll() is not None:
+            raise AssertionError(f"the command ended too early:\n{process.communicate()[0]}")
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def stepped(runs: Path, least: int = 1) -> bool:
+    """``least`` unfinished cells have taken a step that may be between two evaluations."""
+    found = runs.glob("demo/*/live.json")
+    return sum(not (path.parent / "result.json").exists() for path in found) >= least
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def expected(place: Place) -> Path:
+    """The records of a run without Ray and without faults."""
+    runs = place.folder / "expected"
+    place.run(runs, "--no-ray")
+    return runs / "demo"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(2) as started:
+        yield started
+
+
+@pytest.fixture
+def runs(tmp_path: Path, place: Place) -> Iterator[Path]:
+    yield tmp_path / "runs"
+    assert not place.strays()
+    assert not left_over(tmp_path / "runs/demo")
+
+
+def test_a_cluster_gives_the_records_that_one_process_gives(
+    place: Place, expected: Path, cluster: LocalCluster, runs: Path
+) -> None:
+    place.run(runs, "--address", cluster.address, "--seeds=2", variants="span")
+    assert len(nodes(runs / "demo")) == 2
+    alone, found = cells(expected), cells(runs / "demo")
+    both = alone.keys() & found.keys()
+    assert len(both) == 2
+    for name in both:
+        assert content(found[name]) == content(alone[name])
+    assert not cluster.workers()
+
+
+def test_a_cell_whose_worker_is_told_to_leave_goes_on_elsewhere_and_drain_ends_the_launch(
+    place: Place, expected: Path, cluster: LocalCluster, runs: Path
+) -> None:
+    process = place.start(runs, "--address", cluster.address)
+    wait_until(lambda: stepped(runs), process)
+    (live,) = runs.glob("demo/*/live.json")
+    (lease,) = live.parent.glob("lease/*.json")
+    os.kill(json.loads(lease.read_text())["pid"], signal.SIGTERM)
+    wait_until(lambda: (live.parent / "faults.jsonl").exists(), process)
+    (fault,) = read_lines(live.parent / "faults.jsonl")
+    assert fault["kind"] == "left"
+    assert fault["step"] > 0
+
+    wait_until(lambda: stepped(runs), process)
+    drain = [sys.executable, "-m", "suite", "drain", "--all", "--runs", str(runs)]
+    drained = subprocess.run(drain, env=place.environment, capture_output=True, text=True, timeout=120)
+    assert drained.returncode == 0, drained.stderr
+    assert "left: " in drained.stdout
+    said = ended(process, 128 + signal.SIGTERM)
+    assert "The same command continues" in said
+    assert not place.strays()
+    assert not cluster.workers()
+    assert not list(runs.glob("demo/*/lease"))
+    assert [path for path in runs.glob("demo/*/checkpoint") if path.is_dir()]
+    place.run(runs, "--address", cluster.address)
+    assert not differences(runs / "demo", expected)
+
+
+def test_a_second_launch_waits_for_the_cells_of_the_first(
+    place: Place, expected: Path, cluster: LocalCluster, runs: Path
+) -> None:
+    both = [place.start(runs, "--address", cluster.address) for _ in range(2)]
+    for process in both:
+        ended(process)
+    assert not differences(runs / "demo", expected)
+    for cell in cells(runs / "demo").values():
+        assert len(read_lines(cell / "segments.jsonl")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("how", ["--cpus=1", "--no-ray"])
+def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
+    place: Place, expected: Path, runs: Path, how: str, number: signal.Signals
+) -> None:
+    if how == "--cpus=1" and number is signal.SIGHUP:
+        pytest.skip("as SIGTERM")
+    process = place.start(runs, how)
+    wait_until(lambda: stepped(runs), process)
+    (live,) = runs.glob("demo/*/live.json")
+    process.send_signal(number)
+    ended(process, 128 + number)
+    assert not place.strays()
+    step = max(int(path.name[5:]) for path in live.parent.glob("checkpoint/step-*"))
+    place.run(runs, "--no-ray")
+    assert [line["step"] for line in read_lines(live.parent / "segments.jsonl")] == [0, step]
+    assert not differences(runs / "demo", expected)
+
+
+def test_nohup_is_heard(place: Place, runs: Path) -> None:
+    process = subprocess.Popen(
+        ["nohup", *run_command(runs, place.data, "--no-ray", variants="softmax", steps=40, evaluations=2)],
+        env=place.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    wait_until(lambda: list(runs.glob("demo/*/config.json")), process)
+    process.send_signal(signal.SIGHUP)
+    ended(process)
+
+
+def test_hung_and_dying_workers_leave_the_others_alone(place: Place, runs: Path, tmp_path: Path) -> None:
+    """One that sleeps for ever, once, and one that dies always; in one launch, and both beside softmax."""
+    once = tmp_path / "once"
+    sleeps = FATED.format(
+        fate=f"if not Path({str(once)!r}).exists(): Path({str(once)!r}).touch(); time.sleep(9999)"
+    )
+    dies = FATED.format(fate="os._exit(1)").replace("fated", "dies").replace("Fated", "Dies")
+    (tmp_path / "sleeps.py").write_text(sleeps)
+    (tmp_path / "dies.py").write_text(dies)
+    said = place.run(
+        runs, "--cpus=2", "--hung-after=0.15", "--plugin", tmp_path / "sleeps.py", "--plugin", tmp_path / "dies.py",
+        variants="softmax,fated,dies", steps=40, expect=1,
+    )  # fmt: skip
+    assert once.exists()
+    states = cells(runs / "demo")
+    (fated,) = (cell for name, cell in states.items() if name.startswith("fated"))
+    assert (fated / "result.json").exists()
+    assert len(read_lines(fated / "faults.jsonl")) == 1
+    log = (fated / "log.txt").read_text()
+    assert "Timeout (0:00:09)!" in log
+    assert "in attend" in log
+    (dead,) = (cell for name, cell in states.items() if name.startswith("dies"))
+    failure = json.loads((dead / "failure.json").read_text())
+    assert failure["kind"] == "infrastructure"
+    assert len(read_lines(dead / "faults.jsonl")) == 3
+    assert "died 3 times" in said
+    assert "1 of 4 cells did not finish" in said
+    assert sum((cell / "result.json").exists() for cell in states.values()) == 3
+
+
+def test_a_disk_that_is_full_for_a_while_is_waited_for(place: Place, expected: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        process = place.start(disk, "--no-ray")
+        wait_until(lambda: stepped(disk), process)
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+        time.sleep(6)
+        filler.unlink()
+        assert "waits for its run folder" in ended(process)
+        assert not differences(disk / "demo", expected)
+        assert not left_over(disk / "demo")
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
