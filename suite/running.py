@@ -146,7 +146,7 @@ def _run_recorded(
             "hardware": provenance.hardware() | {"gpus": _gpu_names()},
         }
     )
-    with record.log.open("a", encoding="utf-8") as log, _redirected(log):
+    with record.log.open("a", encoding="utf-8") as log, redirected(log):
         pulse = Pulse(record, report, leaves, workplace.save_every, workplace.hung_after, log)
         try:
             if restarted:
@@ -163,7 +163,7 @@ def _run_recorded(
                 {
                     "kind": _kind(error),
                     "message": f"{type(error).__name__}: {str(error).strip() or '(no message)'}",
-                    "where": _where(error),
+                    "where": where(error),
                     "log": str(record.log),
                 }
             )
@@ -186,7 +186,7 @@ def _writable(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _redirected(log: IO[str]) -> Iterator[None]:
+def redirected(log: IO[str]) -> Iterator[None]:
     """Prints and warnings of the cell go to its log; the terminal belongs to the driver."""
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -205,8 +205,13 @@ def _kind(error: Exception) -> str:
     return "data or configuration" if isinstance(error, UserError) else "code"
 
 
-def _where(error: Exception) -> str:
-    """File and line of the innermost frame outside installed packages: where a reader looks first."""
+def where(error: Exception) -> str:
+    """File and line of the innermost frame outside installed packages: where a reader looks first.
+
+    An error that comes from another process says it itself, in an attribute of this name.
+    """
+    if told := getattr(error, "where", ""):
+        return str(told)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 

@@ -8,7 +8,6 @@ its own checkpoint.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import os
@@ -17,9 +16,7 @@ import shutil
 import socket
 import threading
 import traceback
-import types
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,7 +41,7 @@ from suite.plan import Job, Workplace
 from suite.pulse import Leave, Pulse, Wish, drain_markers
 from suite.records import CellFolder
 from suite.relay import Relay
-from suite.running import WorkerDied
+from suite.running import WorkerDied, redirected, where
 from suite.training import train_and_test
 
 LOOK = 0.5
@@ -150,7 +147,7 @@ def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> Non
     if rank:
         record = _Reader(record.path)
     log_file = record.log if rank == 0 else record.path / f"log-{rank}.txt"
-    with log_file.open("a", encoding="utf-8") as log, _redirected(log):
+    with log_file.open("a", encoding="utf-8") as log, redirected(log):
         pulse = Pulse(
             record,
             report=(lambda progress: ray.get(relay.report.remote(progress)))
@@ -187,22 +184,15 @@ class _Reader(CellFolder):
         """The first worker's to show."""
 
 
-@contextlib.contextmanager
-def _redirected(log: Any) -> Iterator[None]:
-    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
-        warnings.simplefilter("default")
-        yield
-
-
 @dataclass(frozen=True)
 class Failure:
-    """An error on its way to another process, with the lines where it was raised."""
+    """An error on its way to another process, with the line where it was raised."""
 
     pickled: bytes | None
     """None where it does not survive that."""
     name: str
     message: str
-    frames: tuple[traceback.FrameSummary, ...]
+    where: str
 
     @staticmethod
     def of(error: Exception) -> Failure:
@@ -210,8 +200,7 @@ class Failure:
             pickled = pickle.dumps(error)
         except Exception:
             pickled = None
-        frames = tuple(traceback.extract_tb(error.__traceback__))
-        return Failure(pickled, type(error).__name__, str(error), frames)
+        return Failure(pickled, type(error).__name__, str(error), where(error))
 
     def written(self) -> bytes:
         """As the relay keeps it, which need not know what it is."""
@@ -222,7 +211,7 @@ class Failure:
         return pickle.loads(written)
 
     def error(self) -> Exception:
-        """The error with its traceback; one of its name and message where this process cannot read it."""
+        """The error; one of its name and message where this process cannot read it."""
         made: Exception | None = None
         if self.pickled is not None:
             # Its class may be of a plug-in, which is loaded where the cell trains.
@@ -230,27 +219,8 @@ class Failure:
                 made = pickle.loads(self.pickled)
         if made is None:
             made = type(self.name, (RuntimeError,), {})(self.message)
-        return made.with_traceback(_traceback(self.frames))
-
-
-def _traceback(frames: tuple[traceback.FrameSummary, ...]) -> types.TracebackType | None:
-    """A traceback that reads like ``frames``: tracebacks cannot be sent, but can be made of code that raises."""
-    made = None
-    for summary in reversed(frames):
-        tree = ast.parse("1 / 0", summary.filename)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.expr | ast.stmt):
-                node.lineno = node.end_lineno = summary.lineno or 1
-                node.col_offset = node.end_col_offset = 0
-        code = compile(tree, summary.filename, "exec").replace(co_name=summary.name)
-        raised = None
-        try:
-            exec(code, {})
-        except ZeroDivisionError as error:
-            raised = error.__traceback__.tb_next if error.__traceback__ else None
-        if raised is not None:
-            made = types.TracebackType(made, raised.tb_frame, raised.tb_lasti, raised.tb_lineno)
-    return made
+        made.where = self.where  # type: ignore[attr-defined]
+        return made
 
 
 def _note_room(scratch: Path) -> None:

@@ -153,7 +153,6 @@ HANDED_OVER = {
 }
 
 
-ADAMW_ROWS = ("span", "layerdrop p=1, deep")
 HALVING = {"ddp": DDP, "zero 0": ZERO[0], "zero 2": ZERO[2]}
 DROPPING = {
     "ddp": (SHORT, DDP),
@@ -171,7 +170,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Pair:
     for row, cell in PAPER.items():
         for name, placement in {"one": ONE, "ddp": DDP, "zero 0": ZERO[0]}.items():
             pair.train(f"{row}, {name}", cell, placement)
-    for row in ADAMW_ROWS:
+    for row in PAPER:
         for name, placement in {"one": ONE, "zero 1": ZERO[1], "zero 2": ZERO[2]}.items():
             pair.train(f"adamw, {row}, {name}", dataclasses.replace(PAPER[row], protocol=ADAMW), placement)
     for name, placement in {"one": ONE, **HALVING}.items():
@@ -197,7 +196,7 @@ def test_two_workers_train_each_row_of_the_paper_as_one_does(pair: Pair, row: st
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("row", ADAMW_ROWS)
+@pytest.mark.parametrize("row", PAPER)
 def test_sharded_states_train_as_whole_ones_do(pair: Pair, row: str, stage: int) -> None:
     """With LayerDrop, too: a layer that was dropped counts no step, and spans are put back into their range."""
     same(pair, f"adamw, {row}, one", f"adamw, {row}, zero {stage}")
