@@ -148,7 +148,7 @@ def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, clust
     Raises UserError before anything starts where no node can hold a cell or a node cannot run the study, and
     Stopped or KeyboardInterrupt where it is told to stop, after the cells have written checkpoints.
     """
-    with _signals(_raise_stopped, signal.SIGTERM, signal.SIGHUP), _ray(cluster):
+    with _stopped_by_signals(), _ray(cluster):
         if cluster.wait:
             _wait_for_room(jobs, workplace)
         found = _survey(jobs, workplace, cluster)
@@ -290,9 +290,22 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _raise_stopped(number: int, frame: object) -> None:
-    """SIGTERM and a closed terminal end the launch as Ctrl-C does."""
-    raise Stopped(number)
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end what runs here as Ctrl-C does: it raises Stopped."""
+    told = []
+
+    def stop(number: int, frame: object) -> None:
+        told.append(number)
+        raise Stopped(number)
+
+    try:
+        with _signals(stop, signal.SIGTERM, signal.SIGHUP):
+            yield
+    except KeyboardInterrupt:
+        if told:  # Ray makes a KeyboardInterrupt of its own of what is raised while it waits.
+            raise Stopped(told[0]) from None
+        raise
 
 
 @contextmanager
