@@ -308,5 +308,6 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
             if report.comparisons
             else []
         ),
+        *map(plain, report.searches),
         *report.paper.notes,
     )

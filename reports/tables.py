@@ -179,6 +179,8 @@ class Report:
     """Whether the tables show what no second run repeats: seconds."""
     by_type: ByType | None
     """Accuracies by type of answer and question, by the row's key; None where no question has a type."""
+    searches: tuple[str, ...] = ()
+    """How the arguments of each variant that was searched were found, a sentence each."""
 
     @property
     def rows(self) -> list[Row]:
@@ -255,6 +257,26 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
         comparisons=_compare(study.get("comparisons", ()), cells),
         measured=measured,
         by_type=by_type(finished),
+        searches=tuple(_searched(one, cells) for one in study.get("searches", ())),
+    )
+
+
+def _searched(search: Mapping[str, Any], cells: Sequence[CellRecord]) -> str:
+    """``span: searched, 8 trials x 400 steps, random; winner limit = 64, ramp = 8``."""
+    trials = [cell for cell in cells if cell.id in search["trials"]]
+    counts = {state: sum(cell.state == state for cell in trials) for state in ("stopped", "failed")}
+    ended = "".join(f", {count} {state}" for state, count in counts.items() if count)
+    stale = ", some by an engine that has changed since" if any(cell.stale for cell in trials) else ""
+    winner = search["winner"]
+    if winner is None:
+        found = "no trial finished" if search["complete"] else "winner not known yet"
+    else:
+        arguments = ", ".join(f"{name} = {_value(value)}" for name, value in winner["arguments"].items())
+        found = f"winner {arguments}, by validation accuracy ({winner['accuracy']:.2f} %)"
+    layers = depth_text(search["layers"], None)
+    return (
+        f"{search['variant']} {layers}: searched, {len(search['trials'])} trials x {search['steps']:,} steps, "
+        f"{search['scheduler']['name']}{ended}{stale}; {found}."
     )
 
 
@@ -375,7 +397,7 @@ def _state(published: Published | None, group: Group) -> str:
 def _remarks(group: Group, reference: Group) -> list[str]:
     """What a reader must know about our side of a row."""
     remarks = []
-    for state in ("failed", "started", "missing"):
+    for state in ("failed", "stopped", "started", "missing"):
         ids = [cell.id for cell in group if cell.state == state]
         if ids and len(ids) < len(group):
             remarks.append(f"{len(ids)} of {len(group)} seeds {state}: {', '.join(ids)}.")

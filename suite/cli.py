@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from suite.bench.run import Bench
-    from suite.config import Study
     from suite.data.vqa2 import Files
     from suite.plan import Job, Workplace
     from suite.schedule import Cluster
+    from suite.search import Planned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,34 +60,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from suite import plan
-
-    folder, jobs, workplace, study = _prepare(arguments)
-    chosen = plan.selected(jobs, arguments.variants)
-    plan.write_study(folder, study, jobs, arguments.data)
-    _stale(folder, {job.id for job in chosen}, arguments.rerun_stale)
-    missing = [job for job in chosen if folder.cell(job.id).state != "finished"]
+    folder, _, workplace, planned = _prepare(arguments)
+    planned.write()
+    if _stale(folder, {job.id for job in planned.chosen}, arguments.rerun_stale):
+        planned.look_again()
+    chosen, missing = planned.chosen, planned.missing
     if missing:
-        # After the checks: Ray takes seconds to import, and a mistake should be told at once.
-        from suite import schedule
-
         _say(f"{len(missing)} of {len(chosen)} cells to run in {folder.path}.")
-        finished = len(chosen) - len(missing)
-        if arguments.no_ray:
-            schedule.run_alone(missing, workplace, finished)
-        else:
-            schedule.run_with_ray(missing, workplace, finished, _cluster(arguments))
+        _launch(arguments, missing, workplace, len(chosen) - len(missing), planned)
     else:
         _say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
-    for job in chosen:
+    planned.look_again()
+    for job in planned.chosen:
         if folder.cell(job.id).state == "finished":
             folder.cell(job.id).tidy()
     print(_build_report(folder))
-    return _digest(folder, [job.id for job in chosen], arguments.words)
+    return _digest(folder, [job.id for job in planned.missing], len(planned.chosen), arguments.words)
 
 
-def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> None:
-    """Says which finished cells another engine made; with ``rerun`` sets them aside, to be trained again."""
+def _launch(
+    arguments: argparse.Namespace, missing: Sequence[Job], workplace: Workplace, finished: int, planned: Planned
+) -> None:
+    # After the checks: Ray takes seconds to import, and a mistake should be told at once.
+    from suite import schedule
+    from suite.trackers import following
+
+    for job in missing:
+        planned.folder.cell(job.id).forget_stop()
+    with following(arguments.log, planned.folder) as followers:
+        searching = planned.searches, planned.after, followers
+        if arguments.no_ray:
+            schedule.run_alone(missing, workplace, finished, *searching)
+        else:
+            schedule.run_with_ray(missing, workplace, finished, _cluster(arguments), *searching)
+
+
+def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
+    """Says which finished cells another engine made; with ``rerun`` sets them aside, to be trained again.
+
+    True where it did.
+    """
     cells = load_cells(folder.path)
     stale = [cell for cell in cells[cells["stale"].astype(bool)]["id"] if cell in chosen]
     for cell in stale if rerun else ():
@@ -95,11 +107,13 @@ def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> None:
     if stale:
         done = "set aside, to be trained again" if rerun else "kept and marked; --rerun-stale trains them again"
         _say(f"{len(stale)} finished cells were made by another version of the engine: {done}.")
+    return bool(stale) and rerun
 
 
-def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Workplace, Study]:
-    """The study's folder, its jobs and where they run, with everything that can be wrong checked first."""
-    from suite import plan
+def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Workplace, Planned]:
+    """The study's folder, its jobs, where they run, and what else is planned, with everything that can be wrong
+    checked first."""
+    from suite import plan, search
     from suite.config import Placement
     from suite.engine import check_placement
 
@@ -109,8 +123,9 @@ def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Wor
     study = plan.load_study(arguments.study, dict(arguments.set), arguments.variants, arguments.seeds)
     folder = StudyFolder(arguments.runs / study.name)
     plan.check_folder(folder.path)
-    jobs = plan.plan(study, arguments.data, _counting("prepared", "pictures"))
-    check_placement(placement, [job.cell for job in plan.selected(jobs, arguments.variants)])
+    counting = _counting("prepared", "pictures")
+    planned = search.Planned(study, arguments.data, folder, arguments.variants, counting)
+    check_placement(placement, [job.cell for job in planned.chosen])
     workplace = plan.Workplace(
         study=str(folder.path.resolve()),
         data=str(arguments.data.resolve()),
@@ -121,19 +136,22 @@ def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Wor
         hung_after=60 * arguments.hung_after,
         patience=60 * arguments.patience,
     )
-    return folder, jobs, workplace, study
+    return folder, planned.jobs, workplace, planned
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from suite import plan
     from suite.forecast import forecast, here, shown_cells, shown_nodes
 
-    folder, jobs, workplace, _ = _prepare(arguments)
+    folder, _, workplace, planned = _prepare(arguments)
     cluster = _cluster(arguments) if arguments.address else None
-    chosen = plan.selected(jobs, arguments.variants)
     found = forecast(
-        chosen, folder, workplace, cluster, here(arguments.cpus, arguments.gpus), arguments.macs
+        planned.chosen, folder, workplace, cluster, here(arguments.cpus, arguments.gpus), arguments.macs
     )  # fmt: skip
+    for one in planned.searches:
+        cell = one.search.cell
+        if not one.cells and (not arguments.variants or cell.variant in arguments.variants):
+            said = {"what": f"{cell.variant} {depth_text(cell.layers, None)}", "steps": cell.protocol.steps}
+            found.cells.append(dict.fromkeys(found.cells[0]) | said | {"state": _no_winner(one.complete)})
     if arguments.json:
         print(json.dumps(dataclasses.asdict(found), indent=1))
     else:
@@ -150,6 +168,11 @@ def _cluster(arguments: argparse.Namespace) -> Cluster:
     from suite.schedule import Cluster
 
     return Cluster(arguments.address, arguments.cpus, arguments.gpus, getattr(arguments, "wait", False))
+
+
+def _no_winner(complete: bool) -> str:
+    """Instead of the state of a row that a search has not found."""
+    return "failed: no trial of the search finished" if complete else "winner of the search, not known yet"
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -198,6 +221,10 @@ def _states(folder: StudyFolder) -> list[dict]:
                 "lost": len(read_lines(record.path / "faults.jsonl")) or None,
             }
         )
+    for one in folder.study().get("searches", ()):
+        if one["winner"] is None:
+            said = {"role": "row", "variant": one["variant"], "layers": depth_text(one["layers"], None)}
+            rows.append(dict.fromkeys(rows[0]) | said | {"state": _no_winner(one["complete"])})
     return rows
 
 
@@ -443,15 +470,14 @@ def _bench(arguments: argparse.Namespace, bench: Bench) -> int:
     return run(bench, settings, arguments.out or Path("bench") / bench.name, ["ablate", *arguments.words])
 
 
-def _digest(folder: StudyFolder, chosen: Sequence[str], command: Sequence[str]) -> int:
-    """Says what of the chosen cells did not finish, and how to run it again; 1 where there is anything."""
-    missing = [cell_id for cell_id in chosen if folder.cell(cell_id).state != "finished"]
+def _digest(folder: StudyFolder, missing: Sequence[str], total: int, command: Sequence[str]) -> int:
+    """Says what did not finish, and how to run it again; 1 where there is anything."""
     for cell_id in missing:
         if folder.cell(cell_id).state != "failed":
             _say(f"not finished: {cell_id}: its worker died or was stopped.")
     _say_failures(folder, missing)
     if missing:
-        _say(f"{len(missing)} of {len(chosen)} cells did not finish. Run them again: ablate {shlex.join(command)}")
+        _say(f"{len(missing)} of {total} cells did not finish. Run them again: ablate {shlex.join(command)}")
     return 1 if missing else 0
 
 
@@ -584,6 +610,13 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[grid], help="run the missing cells, then build the report")
     run.add_argument("--no-ray", action="store_true", help="one cell after another in this process")
     run.add_argument("--wait", action="store_true", help="until a node that can hold a cell joins the cluster")
+    run.add_argument(
+        "--log",
+        choices=("tensorboard", "mlflow", "wandb"),
+        action="append",
+        default=[],
+        help="tell it the evaluations too; several by repeating",
+    )
     run.add_argument("--rerun-stale", action="store_true", help="train cells of another engine again")
     run.set_defaults(command=_run)
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from suite.errors import UserError, unknown
+from suite.space import Distribution, Scalar
 
-Scalar = bool | int | float | str
-Role = Literal["row", "start", "floor"]
+Role = Literal["row", "start", "floor", "trial"]
 Engine = Literal["torch", "deepspeed"]
 
 
@@ -206,6 +206,57 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Search:
+    """Which arguments of a variant are best: some are drawn, trained and validated, and the winner becomes a row.
+
+    Every trial is a cell of its own, so that the same search has the same trials on any machine, and a launch runs
+    those that are missing. Population-based training is refused: its cells change their arguments as they run.
+    """
+
+    cell: Cell
+    """What is trained: the arguments that ``space`` does not name stay as they are here."""
+    space: Mapping[str, Distribution]
+    """Argument -> what it is drawn from (suite.space)."""
+    trials: int
+    scheduler: Literal["random", "asha"] = "random"
+    """``random`` trains every trial to its end; ``asha`` stops what is behind (Li et al. 2018, 1810.05934)."""
+    grace: float = 0.25
+    """asha: the share of the steps before which no trial is stopped."""
+    reduction: int = 3
+    """asha: of this many trials that reach a rung one goes on, to the next rung at this many times the steps."""
+    seed: int = 1000
+    """Of the draws and of the trials. Not one of the rows': the winner is trained again with other luck."""
+
+    def __post_init__(self) -> None:
+        if self.scheduler.lower() in ("pbt", "pb2", "population"):
+            raise UserError(
+                f"{self.scheduler} changes a cell's arguments while it runs, so that no configuration names the "
+                "cell and none can be trained again. Choose random or asha."
+            )
+        if self.scheduler not in ("random", "asha"):
+            raise unknown("scheduler", self.scheduler, ("random", "asha"))
+        if not self.space:
+            raise UserError(f"The search of {self.cell.variant} has an empty space. Name an argument to search.")
+        if self.cell.keep is not None:
+            raise UserError("A search trains its cell; received one that is evaluated only. Give its start.")
+        if self.cell.validation in (self.cell.test, *self.cell.train):
+            raise UserError(
+                f"A search chooses on the validation split, expected apart from test and training splits; received "
+                f"'{self.cell.validation}' for both. Give another split for validation."
+            )
+        _at_least("trials", self.trials, 1)
+        _at_least("seed", self.seed, 0)
+        _at_least("reduction", self.reduction, 2)
+        if not 0 < self.grace < 1:
+            raise UserError(f"grace is a share of the steps, above 0 and below 1; received {self.grace!r}.")
+
+    @property
+    def budget(self) -> int:
+        """Training steps of all trials, were none stopped."""
+        return self.trials * self.cell.protocol.steps
+
+
+@dataclass(frozen=True)
 class Study:
     """A question, and the cells whose comparison answers it."""
 
@@ -221,6 +272,21 @@ class Study:
     """The cell that a variant of one's own copies all but its method from; by default the first row."""
     comparisons: tuple[Comparison, ...] = ()
     """Pairs of ``cells`` that the report sets side by side."""
+    searches: tuple[Search, ...] = ()
+    """All with the same budget. The winner of each is a row at every seed that ``cells`` have."""
+
+    def __post_init__(self) -> None:
+        if len({search.budget for search in self.searches}) > 1:
+            budgets = ", ".join(
+                f"{one.cell.variant} {one.trials} trials x {one.cell.protocol.steps} steps = {one.budget}"
+                for one in self.searches
+            )
+            raise UserError(
+                f"All searches of a study have the same budget, or the one that tries more wins by that; received "
+                f"{budgets}. Give them equal products of trials and steps."
+            )
+        if self.searches and not self.cells:
+            raise UserError(f"The study {self.name} has searches and no cell to hold them against. Give it a row.")
 
 
 def _at_least(name: str, value: int, least: int) -> None:

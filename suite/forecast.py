@@ -21,6 +21,7 @@ from suite.room import Node, check_room, need, placed, room_on
 if TYPE_CHECKING:
     from suite.schedule import Cluster
 
+ENDED = ("finished", "stopped")
 NOT_MEASURED = "no measured steps yet: run `ablate bench variants` or a few steps"
 
 
@@ -60,7 +61,7 @@ def forecast(
     where no cluster answers.
     """
     states = {job.id: folder.cell(job.id).state for job in jobs}
-    missing = [job for job in jobs if states[job.id] != "finished"]
+    missing = [job for job in jobs if states[job.id] not in ENDED]
     answers: Mapping[str, Mapping[str, Any]]
     if cluster is not None:
         from suite import schedule  # Ray takes seconds to import.
@@ -118,7 +119,7 @@ def here(cpus: int | None, gpus: int | None) -> Node:
 
 def _totals(cells: Sequence[Mapping[str, Any]], slots: int, workplace: Workplace) -> dict[str, Any]:
     placement = workplace.placement
-    missing = [cell for cell in cells if cell["state"] != "finished"]
+    missing = [cell for cell in cells if cell["state"] not in ENDED]
     known = [cell for cell in missing if cell["seconds"] is not None]
     hours = sum(cell["seconds"] for cell in known) * placement.workers / 3600
     durations, starts = ({cell["id"]: cell[name] for cell in missing} for name in ("seconds", "start"))
@@ -152,9 +153,9 @@ def shown_cells(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for cell in cells:
         row = {name: value for name, value in cell.items() if name not in ("seconds", "estimate", "macs")}
         if "macs" in cell:
-            row["MACs"] = f"{cell['macs'] / 1e9:.3f} G"
+            row["MACs"] = None if cell["macs"] is None else f"{cell['macs'] / 1e9:.3f} G"
         seconds = cell["seconds"]
-        if cell["state"] == "finished":
+        if cell["state"] in ENDED:
             row["time"] = None
         elif seconds is None:
             row["time"] = "unknown"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from suite import provenance, registry
 from suite.config import (
@@ -87,7 +87,7 @@ def load_study(
     extra = []
     for variant in variants or ():
         registry.find("variant", variant)
-        if variant not in {cell.variant for cell in study.cells}:
+        if variant not in {cell.variant for cell in (*study.cells, *(one.cell for one in study.searches))}:
             extra.append(dataclasses.replace(reference, variant=variant, arguments={}))
     study = dataclasses.replace(
         study,
@@ -96,6 +96,9 @@ def load_study(
         comparisons=tuple(
             Comparison(pair.label, override(pair.base, settings), override(pair.changed, settings))
             for pair in study.comparisons
+        ),
+        searches=tuple(
+            dataclasses.replace(search, cell=override(search.cell, settings)) for search in study.searches
         ),
     )
     return over_seeds(study, seeds) if seeds else study
@@ -112,8 +115,16 @@ def open_data(folder: Path, name: str, progress: Callable[[int, int], None] | No
     return open_dataset(folder / name)
 
 
-def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None = None) -> list[Job]:
-    """Every cell of the study once, each after its start. Prepares the data sets that are missing."""
+def plan(
+    study: Study,
+    data: Path,
+    progress: Callable[[int, int], None] | None = None,
+    trials: Sequence[Cell] = (),
+) -> list[Job]:
+    """Every cell of the study once, and the ``trials`` of its searches (suite.search), each after its start.
+
+    Prepares the data sets that are missing.
+    """
     jobs: dict[str, Job] = {}
     # Each once for all cells of the study, of which there may be a thousand.
     dataset_of = cache(lambda name: open_data(data, name, progress))
@@ -126,8 +137,9 @@ def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None =
         check_answers(cell.dataset, (*cell.train, cell.validation, cell.test))
         weights = _weights_of(cell)
         name = _name(cell, source_of(cell.variant), dataset_of(cell.dataset), start, weights)
-        # A row that another row starts from is a row, whichever is met first.
-        if name not in jobs or (jobs[name].role == "start" and role == "row"):
+        # A row that another row starts from is a row, whichever is met first; what another needs is no trial.
+        known = jobs[name].role if name in jobs else None
+        if known is None or (known == "start" and role == "row") or (known == "trial" and role == "start"):
             jobs[name] = Job(name, cell, role, start, weights)
         return name
 
@@ -135,6 +147,8 @@ def plan(study: Study, data: Path, progress: Callable[[int, int], None] | None =
         add(cell, "row")
     for cell in study.floors:
         add(cell, "floor")
+    for cell in trials:
+        add(cell, "trial")
     return list(jobs.values())
 
 
@@ -214,19 +228,26 @@ def varied_arguments(cell: Cell) -> dict[str, Scalar]:
 
 
 def selected(jobs: Sequence[Job], variants: Sequence[str] | None) -> list[Job]:
-    """The rows of the named variants and the starts that they need; every job where no name is given."""
+    """The rows and trials of the named variants and the starts that they need; every job where no name is given."""
     if not variants:
         return list(jobs)
-    wanted = {job.id for job in jobs if job.role == "row" and job.cell.variant in variants}
+    wanted = {job.id for job in jobs if job.role in ("row", "trial") and job.cell.variant in variants}
     for job in reversed(jobs):  # A start stands before what needs it, a start's own start too.
         if job.id in wanted and job.start:
             wanted.add(job.start)
     return [job for job in jobs if job.id in wanted]
 
 
-def write_study(folder: StudyFolder, study: Study, jobs: Sequence[Job], data: Path) -> None:
+def write_study(
+    folder: StudyFolder,
+    study: Study,
+    jobs: Sequence[Job],
+    data: Path,
+    searches: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """``study.json``: what the report is about, also where cells are missing.
 
+    ``searches`` are as ``suite.search.to_study_json`` has them.
     Raises UserError where a comparison is of a cell that the study does not have.
     """
     dataset = open_data(data, study.cells[0].dataset)
@@ -253,6 +274,7 @@ def write_study(folder: StudyFolder, study: Study, jobs: Sequence[Job], data: Pa
                 }
                 for pair in study.comparisons
             ],
+            "searches": list(searches),
         }
     )
 
@@ -275,7 +297,7 @@ def describe(job: Job) -> str:
     """
     arguments = " ".join(f"{name}={value}" for name, value in varied_arguments(job.cell).items())
     layers = depth_text(job.cell.layers, job.cell.keep)
-    role = {"row": "", "start": "(start)", "floor": "(floor: mean pictures)"}[job.role]
+    role = {"row": "", "start": "(start)", "floor": "(floor: mean pictures)", "trial": "(trial)"}[job.role]
     return " ".join(filter(None, (job.cell.variant, arguments, layers, role)))
 
 

@@ -15,6 +15,7 @@ from suite.config import Cell
 from suite.plan import Job, describe
 from suite.pulse import Progress, clock
 from suite.records import State
+from suite.trackers import Follower
 
 
 @dataclass
@@ -35,9 +36,10 @@ class _Running:
 
 
 class Display:
-    """Follows the cells of one launch; used as a context manager around it."""
+    """Follows the cells of one launch; used as a context manager around it. ``followers`` are told the same."""
 
-    def __init__(self, jobs: Sequence[Job], finished: int, slots: int) -> None:
+    def __init__(self, jobs: Sequence[Job], finished: int, slots: int, followers: Sequence[Follower] = ()) -> None:
+        self.followers = followers
         self.console = Console(stderr=True, highlight=False)
         self.waiting = {job.id: job for job in jobs}
         self.running: dict[str, _Running] = {}
@@ -57,6 +59,8 @@ class Display:
     def started(self, job: Job) -> None:
         self.waiting.pop(job.id, None)
         self.running[job.id] = _Running(job)
+        for follower in self.followers:
+            follower.started(job)
         if not self.console.is_terminal:
             self._say(f"started   {job.id}  {describe(job)}")
 
@@ -64,6 +68,8 @@ class Display:
         if job.id not in self.running:
             self.started(job)
         self.running[job.id].latest = progress
+        for follower in self.followers:
+            follower.evaluated(job)
         if not self.console.is_terminal:
             self._say(
                 f"          {job.id}  step {progress.step}/{progress.steps}  validation "
@@ -76,6 +82,14 @@ class Display:
         if job.id in self.running:
             self.running[job.id].live = live
 
+    def added(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Cells that are known only now; returns them."""
+        self.waiting |= {job.id: job for job in jobs}
+        self.total += len(jobs)
+        for job in jobs:
+            self._say(f"known     {job.id}  {describe(job)}")
+        return jobs
+
     def lost(self, job: Job, why: str) -> None:
         """Its worker ended before it did; it will go on elsewhere."""
         self.running.pop(job.id, None)
@@ -84,8 +98,10 @@ class Display:
 
     def ended(self, job: Job, state: State) -> None:
         running = self.running.pop(job.id, None)
+        for follower in self.followers:
+            follower.ended(job, state)
         took = f" in {clock(time.monotonic() - running.began)}" if running else ""
-        self.done += state == "finished"
+        self.done += state in ("finished", "stopped")
         self._say(f"{state:<9} {job.id}  {describe(job)}{took}  ({self.done} of {self.total} cells)")
 
     def _say(self, text: str) -> None:

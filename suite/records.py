@@ -20,7 +20,7 @@ import pandas as pd
 
 from suite.errors import UserError
 
-State = Literal["missing", "started", "failed", "finished"]
+State = Literal["missing", "started", "stopped", "failed", "finished"]
 
 
 class RecordError(UserError):
@@ -45,6 +45,8 @@ class CellFolder:
             return "finished"
         if (self.path / "failure.json").exists():
             return "failed"
+        if (self.path / "stopped.json").exists():
+            return "stopped"
         return "started" if (self.path / "config.json").exists() else "missing"
 
     @property
@@ -63,6 +65,11 @@ class CellFolder:
 
     def failure(self) -> dict[str, Any] | None:
         return self._optional("failure.json")
+
+    def stopped(self) -> dict[str, Any] | None:
+        """Of a trial that its search's scheduler stopped: step, accuracy (validation, per cent), rung (the
+        step from which on this accuracy did not suffice), scheduler (its name, grace and reduction)."""
+        return self._optional("stopped.json")
 
     def metrics(self) -> pd.DataFrame:
         """One row per evaluation: step, seconds, train_loss, loss, accuracy (per cent), learning_rate."""
@@ -91,10 +98,11 @@ class CellFolder:
         return {line["split"]: line for line in read_lines(self.path / "server.jsonl")}
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Opens the record; what an earlier try that failed left is cleared."""
+        """Opens the record; what an earlier try that failed or was stopped left is cleared."""
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "failure.json").unlink(missing_ok=True)
+        for name in ("failure.json", "stopped.json"):
+            (self.path / name).unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
 
     def write_live(self, live: Mapping[str, Any]) -> None:
@@ -103,6 +111,13 @@ class CellFolder:
 
     def live(self) -> dict[str, Any] | None:
         return self._optional("live.json")
+
+    def told(self, tracker: str) -> int:
+        """The last step that a tracker (suite.trackers) was told of; -1 before the first."""
+        return (self._optional(f"told-{tracker}.json") or {"step": -1})["step"]
+
+    def write_told(self, tracker: str, step: int) -> None:
+        write_json(self.path / f"told-{tracker}.json", {"step": step})
 
     def append(
         self,
@@ -144,6 +159,14 @@ class CellFolder:
     def write_failure(self, failure: Mapping[str, Any]) -> None:
         self.check()
         write_json(self.path / "failure.json", failure)
+
+    def write_stopped(self, stopped: Mapping[str, Any]) -> None:
+        self.check()
+        write_json(self.path / "stopped.json", stopped)
+
+    def forget_stop(self) -> None:
+        """The cell may go on: the study no longer has the scheduler that stopped it."""
+        (self.path / "stopped.json").unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forgets all but who runs the cell."""
@@ -218,7 +241,7 @@ class StudyFolder:
 def load_cells(path: Path | str) -> pd.DataFrame:
     """One row per cell of the study at ``path``, in the study's order; missing and failed ones included.
 
-    Columns: id, role (row, start or floor), state, stale, variant, arguments (dict), layers (tuple), seed,
+    Columns: id, role (row, start, floor or trial), state, stale, variant, arguments (dict), layers (tuple), seed,
     dataset, steps (0 where a cell is evaluated only), batch_size, start (id or None), cell (the whole
     configuration), accuracy (dict: split -> per cent), macs, macs_reference, uncounted_operators (dict),
     parameters, seconds, failure (message or None), folder. What a cell does not have yet is None.
@@ -230,7 +253,7 @@ def load_cells(path: Path | str) -> pd.DataFrame:
     for entry in study["cells"]:
         record = folder.cell(entry["id"])
         cell, result, failure, state = entry["cell"], record.result(), record.failure(), record.state
-        if state == "finished" and record.config()["code"]["engine"] != study["engine"]:
+        if state in ("finished", "stopped") and record.config()["code"]["engine"] != study["engine"]:
             stale.add(entry["id"])
         if entry["start"] in stale:
             stale.add(entry["id"])

@@ -46,7 +46,7 @@ def run_cell(
     leaving: threading.Event | None = None,
     train: Train = training.train_and_test,
 ) -> bool:
-    """Trains, tests and records one cell; True where it is finished afterwards.
+    """Trains, tests and records one cell; True where it is finished afterwards, or a trial that is stopped.
 
     Waits while another process runs it, and continues from the newest checkpoint. What goes wrong in code or data
     is written to ``failure.json`` and the log of the cell, not raised. Raises Leave where the cell was asked to
@@ -57,7 +57,7 @@ def run_cell(
     waited, wait = 0.0, 1.0
     while True:
         try:
-            return record.state == "finished" or _run_leased(job, workplace, record, report, leaving, train)
+            return _ended(job, record) or _run_leased(job, workplace, record, report, leaving, train)
         except LeaseLost as lost:  # By a process that was stopped for long, or cut off from the others.
             _say(str(lost))
             continue
@@ -72,6 +72,11 @@ def run_cell(
         if leaving is not None and leaving.is_set():
             raise Leave
         wait = min(2 * wait, 60.0)
+
+
+def _ended(job: Job, record: CellFolder) -> bool:
+    """Another process has finished it; of a search's trial, or stopped it."""
+    return record.state == "finished" or (job.role == "trial" and record.state == "stopped")
 
 
 def _wait(folder: Path, least: float, most: float) -> float:
@@ -113,7 +118,7 @@ def _run_leased(
 
     lease.take(waiting)
     try:
-        if record.state == "finished":
+        if _ended(job, record):
             return True
         record.guard = lease.check
         return _run_recorded(job, workplace, record, report, leaves, train)

@@ -20,10 +20,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 # Ray reads these when it is imported. Ctrl-C is the driver's own; Tune's state and result files are never used.
@@ -40,19 +41,22 @@ from ray import cloudpickle, tune
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite import checkpoints, preflight
-from suite.config import Cell, Placement, from_plain, to_plain
+from suite.config import Cell, Placement, Search, from_plain, to_plain
 from suite.errors import UserError
 from suite.lease import holder_of
 from suite.plan import Job, Workplace
 from suite.progress import Display
 from suite.pulse import Leave, Progress, drain_markers
-from suite.records import StudyFolder
+from suite.records import StudyFolder, read_lines
 from suite.room import Node, check_room, need, placed, room_on, shortage
 from suite.running import Train, run_cell
+from suite.search import Found, scheduler_plain
+from suite.trackers import Follower
 from suite.training import train_and_test
 
 TRIES = 3
@@ -106,8 +110,27 @@ class Survey:
     """Why nothing would start; none where it would."""
 
 
-def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
-    """One cell after another in this process. Raises UserError for a GPU where there is none."""
+def _nothing(ended: Job) -> list[Job]:
+    return []
+
+
+def run_alone(
+    jobs: Sequence[Job],
+    workplace: Workplace,
+    finished: int,
+    searches: Sequence[Found] = (),
+    after: Callable[[Job], list[Job]] = _nothing,
+    followers: Sequence[Follower] = (),
+) -> None:
+    """One cell after another in this process; ``after`` each, those that it makes known.
+
+    Raises UserError for a GPU where there is none, and for trials that are to be stopped.
+    """
+    if halved := _halved(searches).keys() & {job.id for job in jobs}:
+        raise UserError(
+            f"asha stops trials through Ray, and {len(halved)} trials are to run under it. Leave --no-ray out, or "
+            'give the search scheduler="random".'
+        )
     here = Node("", socket.gethostname(), os.cpu_count() or 1, torch.cuda.device_count())
     workplace = _placed(workplace, [here])
     check_room(workplace.placement, [here])
@@ -127,7 +150,7 @@ def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
         _say("The cell writes its checkpoint and leaves; Ctrl-C again stops at once.")
 
     with (
-        Display(jobs, finished, slots=1) as display,
+        Display(jobs, finished, 1, followers) as display,
         _signals(stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
         _without_markers(workplace),
     ):
@@ -140,14 +163,32 @@ def run_alone(jobs: Sequence[Job], workplace: Workplace, finished: int) -> None:
             except Leave:
                 raise Stopped(told[0] if told else signal.SIGTERM) from None
             display.ended(job, StudyFolder(workplace.study).cell(job.id).state)
+            waiting += display.added(after(job))
 
 
-def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, cluster: Cluster) -> float:
+def run_with_ray(
+    jobs: Sequence[Job],
+    workplace: Workplace,
+    finished: int,
+    cluster: Cluster,
+    searches: Sequence[Found] = (),
+    after: Callable[[Job], list[Job]] = _nothing,
+    followers: Sequence[Follower] = (),
+) -> float:
     """As many cells side by side as the cluster has room for; the seconds that they took once Ray was up.
+
+    ``searches`` may stop their trials; ``after`` is asked which cells the end of one has made known.
 
     Raises UserError before anything starts where no node can hold a cell or a node cannot run the study, and
     Stopped or KeyboardInterrupt where it is told to stop, after the cells have written checkpoints.
     """
+    jobs = list(jobs)
+
+    def more(ended: Job) -> list[Job]:
+        new = after(ended)
+        jobs.extend(new)
+        return new
+
     with _stopped_by_signals(), _ray(cluster):
         if cluster.wait:
             _wait_for_room(jobs, workplace)
@@ -155,12 +196,13 @@ def run_with_ray(jobs: Sequence[Job], workplace: Workplace, finished: int, clust
         preflight.refuse(found.findings)
         workplace, slots = found.workplace, found.slots
         with (
-            Display(jobs, finished, slots) as display,
+            Display(jobs, finished, slots, followers) as display,
             _without_markers(workplace),
             _leaving(jobs, workplace),
         ):
             began = time.monotonic()
-            _fit(Grid(jobs, workplace, display, slots), found.memory)
+            grid = Grid(jobs, workplace, display, slots, more)
+            _fit(grid, found.memory, Halving(grid, searches))
             return time.monotonic() - began
 
 
@@ -403,17 +445,26 @@ def fault_of(error: Exception | None) -> Fault:
 class Grid(Searcher):
     """The cells of one launch as Tune asks for them: each after its start, and again where its worker was lost."""
 
-    def __init__(self, jobs: Sequence[Job], workplace: Workplace, display: Display, slots: int) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        workplace: Workplace,
+        display: Display,
+        slots: int,
+        after: Callable[[Job], list[Job]] = _nothing,
+    ) -> None:
         super().__init__()
         # One worker waits for its place before it starts; a cell of several would start and wait for theirs.
-        self.most = len(jobs) if workplace.placement.alone else slots
-        self.workplace, self.display = workplace, display
+        self.most = float("inf") if workplace.placement.alone else slots
+        self.workplace, self.display, self.after = workplace, display, after
         self.folder = StudyFolder(workplace.study)
         self.waiting = {job.id: job for job in jobs}
         self.running: dict[str, Job] = {}
         """By the id of its trial."""
         self.died: dict[str, tuple[int, int]] = {}
         """Cell -> the checkpoint's step at which its worker died last, and how often it did there."""
+        self.stopped: dict[str, dict[str, Any]] = {}
+        """Trial of a search -> why it is stopped (CellFolder.stopped)."""
 
     def suggest(self, trial_id: str) -> Any:
         """The next cell, None where none is ready yet, or that there are no more."""
@@ -431,7 +482,14 @@ class Grid(Searcher):
 
     def completed(self, trial_id: str) -> None:
         job = self.running.pop(trial_id)
+        record = self.folder.cell(job.id)
+        if job.id in self.stopped and record.state != "finished":
+            record.write_stopped(self.stopped[job.id])
+        self._ended(job)
+
+    def _ended(self, job: Job) -> None:
         self.display.ended(job, self.folder.cell(job.id).state)
+        self.waiting |= {new.id: new for new in self.display.added(self.after(job))}
 
     def lost(self, trial_id: str, error: Exception | None) -> None:
         """The trial's worker is gone: its cell is handed out again, or given up where that did not help before."""
@@ -459,13 +517,87 @@ class Grid(Searcher):
                     "log": str(record.log),
                 }
             )
-        self.display.ended(job, record.state)
+        self._ended(job)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves for a restore that we never ask for.
 
     def save(self, checkpoint_path: str) -> None:
         """As for the state."""
+
+
+class Halving(FIFOScheduler):
+    """Tune's ASHA for the trials of each search that asks for it; all other cells go on whatever they report.
+
+    A trial is known to it by its cell, which a later launch or another worker may continue. What trials of earlier
+    launches recorded counts for the rungs, and stops none of them.
+    """
+
+    def __init__(self, grid: Grid, searches: Sequence[Found]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.searches = _halved(searches)
+        self.rungs: dict[tuple[str, ...], ASHAScheduler] = {}
+        """By the search's trials."""
+        self.known: set[str] = set()
+        for trial in self.searches:
+            for line in read_lines(grid.folder.cell(trial).path / "metrics.jsonl"):
+                self._reached(trial, line)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
+        job = self.grid.running[trial.trial_id]
+        if job.id not in self.searches or job.role != "trial" or "accuracy" not in result:
+            return TrialScheduler.CONTINUE
+        stopped = self._reached(job.id, result)
+        # One that has taken its last step is finished once it is tested.
+        if stopped is None or result["step"] >= result["steps"]:
+            return TrialScheduler.CONTINUE
+        self.grid.stopped[job.id] = stopped
+        return TrialScheduler.STOP
+
+    def _reached(self, cell: str, result: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Tells the rungs of the cell's search; why it is to be stopped, if it is."""
+        search = self.searches[cell].search
+        rungs, trial = self._rungs(cell)
+        if rungs.on_trial_result(_NO_CONTROLLER, trial, dict(result)) != TrialScheduler.STOP:
+            return None
+        rung = _grace(search)
+        while rung * search.reduction <= result["step"]:
+            rung *= search.reduction
+        reached = {name: result[name] for name in ("step", "accuracy")}
+        return reached | {"rung": rung, "scheduler": scheduler_plain(search)}
+
+    def _rungs(self, cell: str) -> tuple[ASHAScheduler, Any]:
+        """Those of the cell's search, and the cell as a trial that they know."""
+        one, trial = self.searches[cell], SimpleNamespace(trial_id=cell)
+        if one.trials not in self.rungs:
+            self.rungs[one.trials] = ASHAScheduler(
+                time_attr="step",
+                metric="accuracy",
+                mode="max",
+                max_t=one.search.cell.protocol.steps,
+                grace_period=_grace(one.search),
+                reduction_factor=one.search.reduction,
+                stop_last_trials=False,
+            )
+        if cell not in self.known:
+            self.known.add(cell)
+            self.rungs[one.trials].on_trial_add(_NO_CONTROLLER, trial)  # type: ignore[arg-type]
+        return self.rungs[one.trials], trial
+
+
+def _halved(searches: Sequence[Found]) -> dict[str, Found]:
+    """The trials of the searches that stop some, with their search."""
+    return {trial: one for one in searches if one.search.scheduler == "asha" for trial in one.trials}
+
+
+_NO_CONTROLLER: Any = None
+"""ASHA asks none."""
+
+
+def _grace(search: Search) -> int:
+    """Steps up to the first rung."""
+    return max(1, round(search.grace * search.cell.protocol.steps))
 
 
 class Follow(tune.Callback):
@@ -509,7 +641,7 @@ def _error_of(trial: Trial) -> Exception | None:
     return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).exists() else None
 
 
-def _fit(grid: Grid, memory: float) -> None:
+def _fit(grid: Grid, memory: float, halving: Halving) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     # All that are ready ask for their place at once: an autoscaler sees what is wanted.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(len(grid.waiting), 200))
@@ -521,6 +653,7 @@ def _fit(grid: Grid, memory: float) -> None:
             tune.with_resources(CellTrial, resources),
             tune_config=tune.TuneConfig(
                 search_alg=grid,
+                scheduler=halving if halving.searches else None,
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -557,21 +690,42 @@ class CellTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.messages: queue.SimpleQueue[Progress | BaseException | None] = queue.SimpleQueue()
-        self.leaving = threading.Event()
+        self.leaving, self.asked, self.reported = threading.Event(), threading.Event(), False
         self.thread = threading.Thread(target=self._run, args=(config,), name="cell", daemon=True)
         self.thread.start()
 
     def _run(self, config: dict[str, Any]) -> None:
         job, workplace = _job_from_plain(config["job"]), _workplace_from_plain(config["workplace"])
         workplace = dataclasses.replace(workplace, node=ray.get_runtime_context().get_node_id())
+
+        def decided(progress: Progress) -> None:
+            self._await_decision(progress, job, workplace)
+
         try:
-            run_cell(job, workplace, self.messages.put, self.leaving, _train(workplace.placement))
+            report = decided if job.role == "trial" else self.messages.put
+            run_cell(job, workplace, report, self.leaving, _train(workplace.placement))
             self.messages.put(None)
         except BaseException as error:
             self.messages.put(error)
 
+    def _await_decision(self, progress: Progress, job: Job, workplace: Workplace) -> None:
+        """Holds a search's trial until Tune asks for more; raises Leave where it is to end at this evaluation."""
+        self.messages.put(progress)
+        study = Path(workplace.study)
+        record = StudyFolder(study).cell(job.id)
+        markers = drain_markers(study, workplace.launch, workplace.node, socket.gethostname())
+        while not self.asked.wait(0.2):
+            if record.state == "stopped" or self.leaving.is_set() or any(marker.exists() for marker in markers):
+                raise Leave
+        self.asked.clear()
+        if self.leaving.is_set():
+            raise Leave
+
     def step(self) -> dict[str, Any]:
+        if self.reported:
+            self.asked.set()
         message = self.messages.get()
+        self.reported = isinstance(message, Progress)
         if isinstance(message, BaseException):
             raise message
         return {"done": True} if message is None else dataclasses.asdict(message)

@@ -390,7 +390,7 @@ def _weights_file(source: str) -> Path:
 def _open_cell(source: str, folder: Path) -> _Source:
     record = CellFolder(folder.parent)
     steps = checkpoints.steps(folder)
-    if len(steps) != 1 or record.state in ("started", "failed"):
+    if len(steps) != 1 or record.state in ("started", "stopped", "failed"):
         raise UserError(f"{source} is a cell that is not finished. Run it first.")
     tensors = checkpoints.load_model(folder)
     path = folder / f"step-{steps[0]:08d}" / "model.safetensors"
