@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check bench rehearsal fuzz lock clean
+.PHONY: run test check gpu bench rehearsal fuzz lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
@@ -19,6 +19,10 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Every path of a GPU, pass or fail each, in minutes: needs one.
+gpu: .venv/installed
+	$(BIN)/pytest -v tests/gpu_paths.py
 
 # Speed and memory side by side, into bench/: 35 minutes on two cores, which should have nothing else to do.
 bench: .venv/installed

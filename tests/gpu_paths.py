@@ -1,0 +1,168 @@
+"""`make gpu`: every path that a GPU takes and a CPU does not, on one real GPU, in minutes.
+
+Not among the tests that run everywhere. With ABLATE_GPU=cpu the same checks run on a CPU: that shows that they are
+right, and nothing of a GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from suite import checkpoints, registry
+from suite.attention import Positions, Site, Tokens
+from suite.config import Cell, ModelSize, Placement, Protocol
+from suite.data.store import open_dataset
+from suite.plan import Job, Workplace
+from suite.records import CellFolder, StudyFolder, read_lines
+from suite.running import run_cell
+from suite.training import build_model, predict
+
+DEVICE = os.environ.get("ABLATE_GPU", "cuda")
+GPUS = 0.0 if DEVICE == "cpu" else 1.0
+ROWS = ("softmax", "span", "entmax", "span_entmax", "layerdrop")
+CELL = Cell(
+    variant="softmax",
+    dataset="easy_vqa",
+    protocol=Protocol(steps=6, batch_size=8, evaluations=2, learning_rate=1e-3),
+    model=ModelSize(width=32, heads=4, intermediate=64, hidden_dropout=0.0, attention_dropout=0.0),
+    layers=(2, 2, 2),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gpu() -> None:
+    if DEVICE == "cuda" and not torch.cuda.is_available():
+        pytest.exit("make gpu needs a CUDA GPU that torch sees; torch sees none.", returncode=2)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path / "study")
+
+
+def train(study: StudyFolder, data: Path, cell: Cell, name: str = "cell", gpus: float = GPUS) -> CellFolder:
+    workplace = Workplace(str(study.path), str(data), placement=Placement(gpus=gpus))
+    record = study.cell(name)
+    assert run_cell(Job(name, cell, "row", None), workplace, lambda progress: None), record.failure()
+    return record
+
+
+def context(name: str, device: str, keys: int, autocast: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """What a method's attention makes of equal queries, keys and values, and the gradients."""
+    torch.manual_seed(0)
+    weights = registry.find("variant", name)().weights(Site("vision", "boxes", "boxes", 0, 1, heads=4)).to(device)
+    parts = [torch.randn(3, 4, keys, 16).to(device).requires_grad_() for _ in range(3)]
+    mask = (torch.arange(keys) < torch.tensor([keys, keys - 2, 1])[:, None])[:, None, None, :].to(device)
+    boxes = torch.rand(3, keys, 4).to(device)
+    tokens = Tokens("boxes", mask, torch.arange(keys, device=device), boxes)
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        mixed = weights.attend(*parts, mask, Positions(tokens, tokens))
+    mixed.float().square().sum().backward()
+    return mixed.float().cpu(), [part.grad.float().cpu() for part in parts if part.grad is not None]
+
+
+@pytest.mark.parametrize("keys", [36, 300])
+@pytest.mark.parametrize("name", registry.names("variant"))
+def test_a_method_gives_the_cpus_numbers(name: str, keys: int) -> None:
+    """Fused attention, and what torch.compile makes of entmax. Published methods may draw at their start."""
+    (here, gradients), (there, expected) = (context(name, place, keys) for place in (DEVICE, "cpu"))
+    torch.testing.assert_close(here, there, rtol=2e-3, atol=2e-4)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_method_in_bfloat16_stays_near(name: str) -> None:
+    (here, _), (there, _) = (context(name, DEVICE, 36, autocast) for autocast in (True, False))
+    torch.testing.assert_close(here, there, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("variant", ROWS)
+def test_a_cell_trains(study: StudyFolder, data_folder: Path, variant: str, precision: Any) -> None:
+    cell = dataclasses.replace(
+        CELL, variant=variant, protocol=dataclasses.replace(CELL.protocol, precision=precision)
+    )
+    record = train(study, data_folder, cell)
+    assert record.metrics()["loss"].notna().all()
+    (segment,) = read_lines(record.path / "segments.jsonl")
+    assert segment["device"] == DEVICE
+
+
+@pytest.mark.parametrize("variant", ROWS)
+def test_its_losses_are_the_cpus(study: StudyFolder, data_folder: Path, variant: str) -> None:
+    cell = dataclasses.replace(CELL, variant=variant)
+    here, there = (train(study, data_folder, cell, f"{gpus}", gpus) for gpus in (GPUS, 0.0))
+    assert here.metrics()["loss"].tolist() == pytest.approx(there.metrics()["loss"].tolist(), rel=2e-3)
+
+
+def test_parts_and_shared_pictures(study: StudyFolder, data_folder: Path) -> None:
+    halves = dataclasses.replace(CELL.protocol, accumulate=2, share_pictures=True)
+    whole = train(study, data_folder, CELL, "whole")
+    parts = train(study, data_folder, dataclasses.replace(CELL, protocol=halves), "parts")
+    assert parts.metrics()["loss"].iloc[0] == pytest.approx(whole.metrics()["loss"].iloc[0], rel=1e-3)
+
+
+def test_a_checkpoint_of_the_gpu_answers_on_the_cpu(study: StudyFolder, data_folder: Path) -> None:
+    record = train(study, data_folder, CELL)
+    dataset = open_dataset(data_folder / "easy_vqa")
+    model = build_model(CELL, dataset)
+    model.load_state_dict(checkpoints.load_model(record.checkpoints))
+    parts = [logits.argmax(1) for _, logits, _ in predict(model, dataset, dataset.rows("test"), CELL)]
+    answers = [dataset.answers[place] for place in torch.cat(parts)]
+    assert sum(map(str.__eq__, answers, record.predictions()["answer"])) >= 0.9 * len(answers)
+
+
+def test_too_large_a_batch_is_out_of_memory(study: StudyFolder, data_folder: Path) -> None:
+    if DEVICE == "cpu":
+        pytest.skip("a CPU's memory is the machine's")
+    torch.cuda.set_per_process_memory_fraction(1e-4)
+    try:
+        workplace = Workplace(str(study.path), str(data_folder), placement=Placement(gpus=1.0))
+        assert not run_cell(Job("cell", CELL, "row", None), workplace, lambda progress: None)
+        assert (study.cell("cell").failure() or {})["kind"] == "out of memory"
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+SMALL = "layers=2,2,2 width=16 heads=2 intermediate=16 steps=6 evaluations=2 batch_size=16 test=validation"
+
+
+def ablate(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "suite", *arguments], cwd=folder, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("share", ["1", "0.5"])
+@pytest.mark.parametrize("workers", [(), ("--workers=1", "--engine=deepspeed")], ids=["torch", "deepspeed"])
+def test_the_grid_through_ray(tmp_path: Path, share: str, workers: tuple[str, ...]) -> None:
+    """One worker on NCCL is what one GPU allows; with more of them, `--workers`."""
+    if workers and share == "0.5":
+        pytest.skip("the workers of a cell have whole GPUs")
+    settings = [part for setting in SMALL.split() for part in ("--set", setting)]
+    gpus = "0" if DEVICE == "cpu" else share
+    ablate(tmp_path, "run", "--variants=softmax,entmax", f"--gpus-per-cell={gpus}", *workers, *settings)
+    cells = [json.loads(path.read_text()) for path in tmp_path.glob("runs/demo/*/result.json")]
+    assert len(cells) == 3
+    for path in tmp_path.glob("runs/demo/*/segments.jsonl"):
+        assert {line["device"] for line in read_lines(path)} == {DEVICE}
+
+
+@pytest.mark.parametrize(
+    "bench", ["attention --keys=36,256 --variants=softmax,entmax,span", "model --size=demo", "variants --size=demo"]
+)
+def test_the_benches(tmp_path: Path, bench: str) -> None:
+    assert "|" in ablate(tmp_path, "bench", *bench.split(), "--rounds=2", f"--device={DEVICE}")
