@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check bench rehearsal fuzz lock clean
+.PHONY: run test check bench rehearsal fuzz chaos lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
@@ -14,6 +14,10 @@ test: .venv/installed
 # Mutated inputs of every reader, 2,700 of them.
 fuzz: .venv/installed
 	$(BIN)/pytest -m fuzz --hypothesis-profile fuzz
+
+# The records and tables of 50 grids whose workers, nodes, drivers and disks fail at random: an hour on two cores.
+chaos: .venv/installed
+	$(BIN)/python tests/chaos.py --runs 50
 
 check: .venv/installed
 	$(BIN)/ruff check .
