@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check gpu bench rehearsal fuzz lock clean
+.PHONY: run test check gpu bench rehearsal fuzz chaos lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
@@ -14,6 +14,10 @@ test: .venv/installed
 # Mutated inputs of every reader, 2,700 of them.
 fuzz: .venv/installed
 	$(BIN)/pytest -m fuzz --hypothesis-profile fuzz
+
+# The records and tables of 50 grids whose workers, nodes, drivers and disks fail at random: an hour on two cores.
+chaos: .venv/installed
+	$(BIN)/python tests/chaos.py --runs 50
 
 check: .venv/installed
 	$(BIN)/ruff check .
@@ -30,6 +34,7 @@ bench: .venv/installed
 	$(BIN)/ablate bench model
 	$(BIN)/ablate bench variants
 	$(BIN)/ablate bench data
+	$(BIN)/ablate bench grid
 
 # The paper's study on a generated VQA 2.0, at LXMERT's size: prepare, plan, run, predict, score, report.
 REHEARSED = --runs rehearsal/runs --data rehearsal/data --variants softmax,span --set steps=3 --set batch_size=8 \

@@ -184,13 +184,18 @@ def test_a_second_launch_waits_for_the_cells_of_the_first(
         assert len(read_lines(cell / "segments.jsonl")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
-@pytest.mark.parametrize("how", ["--cpus=1", "--no-ray"])
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        ("--cpus=1", signal.SIGTERM),
+        ("--cpus=1", signal.SIGINT),
+        ("--no-ray", signal.SIGHUP),
+        ("--no-ray", signal.SIGINT),
+    ],
+)
 def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
     place: Place, expected: Path, runs: Path, how: str, number: signal.Signals
 ) -> None:
-    if how == "--cpus=1" and number is signal.SIGHUP:
-        pytest.skip("as SIGTERM")
     process = place.start(runs, how)
     wait_until(lambda: stepped(runs), process)
     (live,) = runs.glob("demo/*/live.json")
@@ -214,9 +219,9 @@ def test_nohup_is_heard(place: Place, runs: Path) -> None:
     ended(process)
 
 
-def test_hung_and_dying_workers_leave_the_others_alone(place: Place, runs: Path, tmp_path: Path) -> None:
+def test_hung_and_dying_workers_leave_the_others_alone(place: Place, tmp_path: Path) -> None:
     """One that sleeps for ever, once, and one that dies always; in one launch, and both beside softmax."""
-    once = tmp_path / "once"
+    runs, once = tmp_path / "runs", tmp_path / "once"
     sleeps = FATED.format(
         fate=f"if not Path({str(once)!r}).exists(): Path({str(once)!r}).touch(); time.sleep(9999)"
     )
@@ -238,10 +243,11 @@ def test_hung_and_dying_workers_leave_the_others_alone(place: Place, runs: Path,
     (dead,) = (cell for name, cell in states.items() if name.startswith("dies"))
     failure = json.loads((dead / "failure.json").read_text())
     assert failure["kind"] == "infrastructure"
-    assert len(read_lines(dead / "faults.jsonl")) == 3
+    assert len({fault["step"] for fault in read_lines(dead / "faults.jsonl")[-3:]}) == 1
     assert "died 3 times" in said
     assert "1 of 4 cells did not finish" in said
     assert sum((cell / "result.json").exists() for cell in states.values()) == 3
+    assert not place.strays()
 
 
 def test_a_disk_that_is_full_for_a_while_is_waited_for(place: Place, expected: Path, tmp_path: Path) -> None:
