@@ -376,9 +376,8 @@ def _leaving(jobs: Sequence[Job], workplace: Workplace) -> Iterator[None]:
                 f"{len(running)} cells write their checkpoints and leave, in {GRACE:.0f} s at most; Ctrl-C again "
                 "stops at once."
             )
-            with contextlib.suppress(
-                OSError
-            ):  # In a run folder that cannot be written the checkpoints are as they are.
+            # In a run folder that cannot be written the checkpoints stay as they are.
+            with contextlib.suppress(OSError):
                 marker.parent.mkdir(exist_ok=True)
                 marker.touch()
             until = time.monotonic() + GRACE
@@ -481,10 +480,14 @@ class Grid(Searcher):
         """Follow sees the trials themselves."""
 
     def completed(self, trial_id: str) -> None:
-        job = self.running.pop(trial_id)
+        job = self.running[trial_id]
         record = self.folder.cell(job.id)
         if job.id in self.stopped and record.state != "finished":
             record.write_stopped(self.stopped[job.id])
+        if record.state in ("missing", "started"):  # Tune may say so of a trial whose worker died.
+            self.lost(trial_id, None)
+            return
+        del self.running[trial_id]
         self._ended(job)
 
     def _ended(self, job: Job) -> None:

@@ -193,6 +193,8 @@ class Failure:
     name: str
     message: str
     where: str
+    text: str
+    """Its traceback."""
 
     @staticmethod
     def of(error: Exception) -> Failure:
@@ -200,7 +202,8 @@ class Failure:
             pickled = pickle.dumps(error)
         except Exception:
             pickled = None
-        return Failure(pickled, type(error).__name__, str(error), where(error))
+        text = "".join(traceback.format_exception(error))
+        return Failure(pickled, type(error).__name__, str(error), where(error), text)
 
     def written(self) -> bytes:
         """As the relay keeps it, which need not know what it is."""
@@ -220,6 +223,7 @@ class Failure:
         if made is None:
             made = type(self.name, (RuntimeError,), {})(self.message)
         made.where = self.where  # type: ignore[attr-defined]
+        made.add_note(f"On a worker:\n{self.text}")
         return made
 
 

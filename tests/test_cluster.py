@@ -25,7 +25,7 @@ from suite.records import read_lines
 
 ROOT = Path(__file__).parent.parent
 MARK = "ABLATE_TEST"
-STEPS = 120
+STEPS = 400
 
 # A variant whose workers meet ``fate`` at the eighth call of one attention site, in training.
 FATED = """
@@ -100,10 +100,14 @@ def wait_until(true, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def stepped(runs: Path, least: int = 1) -> bool:
-    """``least`` unfinished cells have taken a step that may be between two evaluations."""
-    found = runs.glob("demo/*/live.json")
-    return sum(not (path.parent / "result.json").exists() for path in found) >= least
+def trained(runs: Path) -> list[Path]:
+    """The folders of the cells that run now and have been evaluated after a step."""
+    return [
+        lease.parent.parent
+        for lease in runs.glob("demo/*/lease/*.json")
+        if not (lease.parent.parent / "result.json").exists()
+        and any(line["step"] for line in read_lines(lease.parent.parent / "metrics.jsonl"))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -149,16 +153,16 @@ def test_a_cell_whose_worker_is_told_to_leave_goes_on_elsewhere_and_drain_ends_t
     place: Place, expected: Path, cluster: LocalCluster, runs: Path
 ) -> None:
     process = place.start(runs, "--address", cluster.address)
-    wait_until(lambda: stepped(runs), process)
-    (live,) = runs.glob("demo/*/live.json")
-    (lease,) = live.parent.glob("lease/*.json")
+    wait_until(lambda: trained(runs), process)
+    (cell,) = trained(runs)
+    (lease,) = cell.glob("lease/*.json")
     os.kill(json.loads(lease.read_text())["pid"], signal.SIGTERM)
-    wait_until(lambda: (live.parent / "faults.jsonl").exists(), process)
-    (fault,) = read_lines(live.parent / "faults.jsonl")
+    wait_until(lambda: (cell / "faults.jsonl").exists(), process)
+    (fault,) = read_lines(cell / "faults.jsonl")
     assert fault["kind"] == "left"
     assert fault["step"] > 0
 
-    wait_until(lambda: stepped(runs), process)
+    wait_until(lambda: trained(runs), process)
     drain = [sys.executable, "-m", "suite", "drain", "--all", "--runs", str(runs)]
     drained = subprocess.run(drain, env=place.environment, capture_output=True, text=True, timeout=120)
     assert drained.returncode == 0, drained.stderr
@@ -197,14 +201,14 @@ def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
     place: Place, expected: Path, runs: Path, how: str, number: signal.Signals
 ) -> None:
     process = place.start(runs, how)
-    wait_until(lambda: stepped(runs), process)
-    (live,) = runs.glob("demo/*/live.json")
+    wait_until(lambda: trained(runs), process)
+    (cell,) = trained(runs)
     process.send_signal(number)
     ended(process, 128 + number)
     assert not place.strays()
-    step = max(int(path.name[5:]) for path in live.parent.glob("checkpoint/step-*"))
+    step = max(int(path.name[5:]) for path in cell.glob("checkpoint/step-*"))
     place.run(runs, "--no-ray")
-    assert [line["step"] for line in read_lines(live.parent / "segments.jsonl")] == [0, step]
+    assert [line["step"] for line in read_lines(cell / "segments.jsonl")] == [0, step]
     assert not differences(runs / "demo", expected)
 
 
@@ -258,7 +262,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(place: Place, expected: P
         pytest.skip("mounting a small file system needs root")
     try:
         process = place.start(disk, "--no-ray")
-        wait_until(lambda: stepped(disk), process)
+        wait_until(lambda: trained(disk), process)
         filler = disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:

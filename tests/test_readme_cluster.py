@@ -38,7 +38,8 @@ def test_the_section_runs_as_it_stands(tmp_path: Path) -> None:
     done = subprocess.run(
         [*ISOLATED, "bash", "-xc", "\n".join(script)],
         cwd=tmp_path,
-        env=os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
+        # A home of its own: the token is kept there.
+        env=os.environ | {"PATH": path, "HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
         text=True,
         timeout=500,

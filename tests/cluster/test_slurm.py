@@ -186,8 +186,9 @@ def test_a_job_that_slurm_ended_stays_ended(tmp_path: Path, number: int) -> None
         job.runs()
         # As Slurm does then: it tells all of the job at once.
         for process in psutil.Process(job.process.pid).children(recursive=True):
-            if process.name() != "srun":
-                process.terminate()
+            with suppress(psutil.NoSuchProcess):  # Some last for a moment.
+                if process.name() != "srun":
+                    process.terminate()
         job.process.terminate()
         code, _ = job.end()
     assert code == 75
