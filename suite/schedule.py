@@ -189,7 +189,7 @@ def run_with_ray(
         jobs.extend(new)
         return new
 
-    with _stopped_by_signals(), _ray(cluster):
+    with _ray(cluster), _stopped_by_signals():  # In this order: Ray takes the signals for itself when it starts.
         if cluster.wait:
             _wait_for_room(jobs, workplace)
         found = _survey(jobs, workplace, cluster)

@@ -160,6 +160,7 @@ def test_the_token_is_in_a_private_file_and_nowhere_else(tmp_path: Path, number:
         secret = token.read_text()
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
         assert len(secret) == 64
+        job.until(lambda: (job.folder / "log.auth").read_text().endswith("\n600\n"))
         assert (job.folder / "log.auth").read_text() == f"mode=token token={token} secret=none\n600\n"
         assert secret not in job.log_file.read_text()
         job.process.terminate()
@@ -184,12 +185,13 @@ def test_a_job_that_must_go_drains_every_node_and_queues_again(
 def test_a_job_that_slurm_ended_stays_ended(tmp_path: Path, number: int) -> None:
     with submitted(tmp_path, number, STAYS="1", JOB_STATE="COMPLETING") as job:
         job.runs()
-        # As Slurm does then: it tells all of the job at once.
-        for process in psutil.Process(job.process.pid).children(recursive=True):
+        # As Slurm does then: it tells all of the job at once. The script first: it would else see its nodes end.
+        told = psutil.Process(job.process.pid).children(recursive=True)
+        job.process.terminate()
+        for process in told:
             with suppress(psutil.NoSuchProcess):  # Some last for a moment.
                 if process.name() != "srun":
                     process.terminate()
-        job.process.terminate()
         code, _ = job.end()
     assert code == 75
     # No step starts in a job that has ended.
