@@ -694,8 +694,9 @@ class CellTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.messages: queue.SimpleQueue[Progress | BaseException | None] = queue.SimpleQueue()
         self.leaving, self.asked, self.reported = threading.Event(), threading.Event(), False
+        # Started when Tune asks for its first result: an actor of a trial that has ended meanwhile is never asked.
         self.thread = threading.Thread(target=self._run, args=(config,), name="cell", daemon=True)
-        self.thread.start()
+        self.began = False
 
     def _run(self, config: dict[str, Any]) -> None:
         job, workplace = _job_from_plain(config["job"]), _workplace_from_plain(config["workplace"])
@@ -725,6 +726,9 @@ class CellTrial(tune.Trainable):
             raise Leave
 
     def step(self) -> dict[str, Any]:
+        if not self.began:
+            self.began = True
+            self.thread.start()
         if self.reported:
             self.asked.set()
         message = self.messages.get()
@@ -736,7 +740,8 @@ class CellTrial(tune.Trainable):
     def cleanup(self) -> None:
         """Ends what still runs: a trial that its scheduler stopped."""
         self.leaving.set()
-        self.thread.join()
+        if self.began:
+            self.thread.join()
 
     def _terminate(self, number: int, frame: object) -> None:
         if not self.thread.is_alive():
