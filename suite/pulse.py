@@ -116,7 +116,12 @@ class Pulse:
 
 def drain_markers(study: Path, launch: str, node: str, host: str) -> list[Path]:
     """The files whose existence asks the cells of ``launch`` on a node to leave."""
-    return [study / "drain" / f"{launch}@{place}" for place in ("all", node, host)]
+    return [launch_marker(study, launch), *(study / "drain" / f"{launch}@{place}" for place in (node, host))]
+
+
+def launch_marker(study: Path, launch: str) -> Path:
+    """The file whose existence asks every cell of ``launch`` to leave, and the launch to end."""
+    return study / "drain" / f"{launch}@all"
 
 
 def clock(seconds: float) -> str:

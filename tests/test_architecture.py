@@ -43,7 +43,7 @@ def test_the_engine_imports_neither_variants_nor_reports() -> None:
     ("modules", "files"),
     [
         (["fvcore"], {"suite/flops.py"}),
-        (["ray"], {"suite/schedule.py", "suite/workers.py"}),
+        (["ray"], {"suite/grid.py", "suite/halving.py", "suite/schedule.py", "suite/workers.py"}),
         (["torch.distributed", "deepspeed"], {"suite/engine.py"}),
     ],
     ids=["fvcore", "ray", "distributed"],

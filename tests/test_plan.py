@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import plan, registry, schedule
+from suite import grid, plan, registry
 from suite.config import Cell, Comparison, ModelSize, Protocol, Study, only_layers, over_seeds, override
 from suite.data.generate import write_pretrained
 from suite.errors import UserError
@@ -82,7 +82,7 @@ def test_a_job_reaches_its_worker_whole(data_folder: Path, tmp_path: Path) -> No
     write_pretrained(tmp_path, seed=0, width=8, heads=2, intermediate=8, layers=(1, 1, 1))
     root = dataclasses.replace(START, pretrained=str(tmp_path / "model_LXRT.pth"))
     for job in jobs_of(data_folder, dataclasses.replace(ROW, start=root)):
-        assert schedule._job_from_plain(json.loads(json.dumps(schedule._job_to_plain(job)))) == job
+        assert grid._job_from_plain(json.loads(json.dumps(grid._job_to_plain(job)))) == job
 
 
 def test_pretrained_weights_that_are_not_there_are_told_before_anything_runs(data_folder: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from ablations.studies import search as example
-from suite import cli, registry, schedule, search
+from suite import cli, registry, search
 from suite.config import Cell, ModelSize, Protocol, Search, Study
 from suite.errors import UserError
+from suite.halving import Halving
 from suite.plan import Job, load_study
 from suite.records import StudyFolder, write_json
 from suite.search import Found, Planned, best, trial_cells
@@ -381,7 +382,7 @@ def test_what_earlier_launches_recorded_counts_for_the_rungs(data_folder: Path, 
         folder.cell(job.id).write_config({})
         folder.cell(job.id).append("metrics", [{"step": step, "accuracy": accuracy} for step in (0, 4)])
     grid: Any = _Grid(folder, {"one": trials[2], "row": row})
-    halving = schedule.Halving(grid, found)
+    halving = Halving(grid, found)
 
     def reports(trial_id: str, step: int, accuracy: float) -> str:
         trial: Any = type("Trial", (), {"trial_id": trial_id})
