@@ -36,7 +36,8 @@ from suite import cli  # noqa: E402
 
 KINDS = ("worker", "node", "driver", "disk")
 NODES = 2
-STEPS, EVALUATIONS = 120, 8
+STEPS, EVALUATIONS = 400, 8
+"""Cells of some seconds: a node that joins in the place of a lost one finds some left to run."""
 SPAN = 20.0
 """Seconds after the first checkpoint within which faults come; about what the grid takes."""
 FULL = 4.0
@@ -201,6 +202,8 @@ class Chaos:
         wrong += differences(study, self.expected / "demo")
         wrong += [f"left: {name}" for name in left_over(study)]
         outcome.nodes = len(nodes(study))
+        if outcome.nodes < NODES:
+            wrong.append(f"all cells ran on {outcome.nodes} node")
         self._report(study.parent)
         wrong += _unequal(study / "report", self.expected / "demo/report")
         deadline = time.monotonic() + 20
@@ -275,14 +278,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What was started is ended and unmounted, also where this script is told to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    began, wrong, spread, hit = time.monotonic(), 0, 0, Counter[str]()
+    began, wrong, fewest, hit = time.monotonic(), 0, NODES, Counter[str]()
     chaos = Chaos(folder / uuid.uuid4().hex[:8], arguments.faults.split(","))
     try:
         for number, faults in enumerate(plan(arguments.runs, arguments.seed, chaos.kinds), 1):
             outcome = chaos.run(faults, random.Random(arguments.seed * 10_000 + number))
             hit.update(outcome.faults)
             wrong += bool(outcome.wrong)
-            spread += outcome.nodes >= NODES
+            fewest = min(fewest, outcome.nodes)
             said = "; ".join(outcome.wrong) or "as without faults"
             print(
                 f"run {number}: {', '.join(outcome.faults) or 'no fault'}; {outcome.launches} launches, "
@@ -300,11 +303,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     kinds, seconds = ", ".join(f"{kind} {hit[kind]}" for kind in KINDS), time.monotonic() - began
     print(
-        f"{arguments.runs} runs in {seconds:.0f} s, {spread} of them on {NODES} nodes or more; {sum(hit.values())} "
-        f"faults ({kinds}); {wrong} runs wrong"
+        f"{arguments.runs} runs in {seconds:.0f} s, each on at least {fewest} nodes; {sum(hit.values())} faults "
+        f"({kinds}); {wrong} runs wrong"
     )
-    # In one run a node may be lost before it has had a cell; in all runs together none may have been idle.
-    return 1 if wrong or not spread else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
