@@ -23,8 +23,6 @@ from suite.pulse import clock
 from suite.records import StudyFolder, depth_text, load_cells, read_lines
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from suite.bench.run import Bench
     from suite.data.vqa2 import Files
     from suite.plan import Job, Workplace
@@ -183,11 +181,12 @@ def _status(arguments: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     with Live(console=Console(highlight=False, markup=False), auto_refresh=False) as live:
         while True:
             rows = _states(folder)
-            live.update(_table(rows), refresh=True)
+            live.update(Text(_table(rows), no_wrap=True), refresh=True)
             if all(row["state"].startswith(("finished", "failed", "stopped")) for row in rows):
                 return 0
             time.sleep(2)
@@ -492,23 +491,16 @@ def _print_table(rows: list[dict], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 200
-    Console(highlight=False, markup=False, width=width).print(_table(rows))
+    print(_table(rows))
 
 
-def _table(rows: list[dict]) -> Table:
-    from rich.table import Table
-
-    # Columns that say nothing are left out.
+def _table(rows: list[dict]) -> str:
+    """Columns side by side; those that say nothing are left out."""
     kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
-    table = Table(box=None, pad_edge=False)
-    for name in kept:
-        table.add_column(name.replace("_", " "), no_wrap=True)
-    for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in kept))
-    return table
+    lines = [[name.replace("_", " ") for name in kept]]
+    lines += [["" if row[name] is None else str(row[name]) for name in kept] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _counting(verb: str, things: str) -> Callable[[int, int], None]:

@@ -47,7 +47,7 @@ from suite.progress import Display
 from suite.pulse import Leave, Progress, drain_markers, launch_marker
 from suite.records import StudyFolder
 from suite.room import need
-from suite.running import Train, run_cell
+from suite.running import Train, WorkerDied, run_cell
 from suite.training import train_and_test
 
 TRIES = 3
@@ -86,7 +86,9 @@ def fault_of(error: Exception | None) -> Fault:
     text = re.sub(r"\x1b\[\d*m", "", str(error or "its worker ended without a word"))
     # Of a traceback the last line says what it was.
     text = text.strip().splitlines()[-1] if isinstance(error, RayTaskError) else " ".join(text.split())
-    if isinstance(error, RayActorError) and (error.preempted or "node has died" in text or "node died" in text):
+    if isinstance(error, RayActorError) and error.preempted:
+        return Fault("node lost", text)
+    if isinstance(cause, RayActorError | WorkerDied) and ("node has died" in text or "node died" in text):
         return Fault("node lost", text)
     if "out of memory" in text.lower() or "low on memory" in text:
         return Fault("out of memory", text)

@@ -19,7 +19,7 @@ from typing import IO
 
 import torch
 
-from suite import provenance, training
+from suite import checkpoints, provenance, training
 from suite.config import to_plain
 from suite.errors import UserError
 from suite.lease import Holder, Lease, LeaseLost
@@ -51,10 +51,10 @@ def run_cell(
     Waits while another process runs it, and continues from the newest checkpoint. What goes wrong in code or data
     is written to ``failure.json`` and the log of the cell, not raised. Raises Leave where the cell was asked to
     leave, by ``leaving`` or by those who drain its node, and UserError where its record could not be written for
-    ``workplace.patience`` seconds.
+    ``workplace.patience`` seconds since its last checkpoint.
     """
     record = StudyFolder(workplace.study).cell(job.id)
-    waited, wait = 0.0, 1.0
+    waited, wait, reached = 0.0, 1.0, 0
     while True:
         try:
             return _ended(job, record) or _run_leased(job, workplace, record, report, leaving, train)
@@ -62,6 +62,10 @@ def run_cell(
             _say(str(lost))
             continue
         except OSError as error:
+            with contextlib.suppress(OSError):
+                before, reached = reached, max(checkpoints.steps(record.checkpoints), default=0)
+                if reached > before:  # A cell of days may meet trouble more than once.
+                    waited, wait = 0.0, 1.0
             if waited >= workplace.patience:
                 raise UserError(
                     f"The record {record.path} cannot be written: {error.strerror}. Mend that and run the same "

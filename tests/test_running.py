@@ -167,6 +167,25 @@ def test_a_run_folder_in_trouble_is_waited_for(
     assert capsys.readouterr().err.count("waits for its run folder") == 2
 
 
+def test_trouble_that_comes_again_after_a_checkpoint_is_waited_for_anew(
+    place: Place, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The patience is for one trouble, not for a cell's whole life."""
+    save, tries = checkpoints.save, []
+
+    def trouble(folder: Path, step: int, *rest: Any) -> None:
+        tries.append(step)
+        if tries.count(step) == 1:
+            raise OSError(errno.EIO, "trouble")
+        save(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoints, "save", trouble)
+    monkeypatch.setattr(running, "_wait", lambda folder, least, most: most)
+    assert place.run(patience=5.0)
+    assert tries == [3, 3, 6, 6, 9, 9]
+    assert content(place.record) == expected
+
+
 def test_a_run_folder_that_stays_in_trouble_is_the_users(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def trouble(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
