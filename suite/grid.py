@@ -104,8 +104,9 @@ class Grid(Searcher):
         workplace: Workplace,
         display: Display,
         slots: int,
-        after: Callable[[Job], list[Job]] = lambda ended: [],
+        after: Callable[[Job], list[Job]],
     ) -> None:
+        """``slots`` bounds cells of several workers; ``after`` gives the cells that the end of one makes known."""
         super().__init__()
         # One worker waits for its place before it starts; a cell of several would start and wait for theirs.
         self.most = float("inf") if workplace.placement.alone else slots
