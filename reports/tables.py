@@ -14,7 +14,11 @@ from statistics import fmean
 from typing import Any
 
 from reports.by_type import ByType, by_type
+from reports.checks import Finding
+from reports.claims import Claim
+from reports.costs import Cost
 from reports.published import Paper, Published, load_paper
+from reports.statistics import Estimate, Verdict
 from suite.records import CellFolder, RecordError, StudyFolder, depth_text, load_cells
 
 SERVER_SPLITS = ("test-dev", "test-std")
@@ -107,6 +111,14 @@ class Row:
     looked: bool | None
     """False where the accuracy is below the study's threshold; None where there is none to compare."""
     notes: tuple[str, ...]
+    estimate: Estimate | None = None
+    """Of the test accuracy; None where a finished cell has no predictions."""
+    paired: Estimate | None = None
+    """Of ``difference``: question by question, and seed by seed."""
+    verdict: Verdict | None = None
+    """Against the published row."""
+    costs: tuple[Cost, ...] = ()
+    """Of its first measured cell, one per device."""
 
     @property
     def trained(self) -> bool:
@@ -179,6 +191,8 @@ class Report:
     """Whether the tables show what no second run repeats: seconds."""
     by_type: ByType | None
     """Accuracies by type of answer and question, by the row's key; None where no question has a type."""
+    claims: tuple[Claim, ...] = ()
+    findings: tuple[Finding, ...] = ()
     searches: tuple[str, ...] = ()
     """How the arguments of each variant that was searched were found, a sentence each."""
 

@@ -195,8 +195,9 @@ def _wait_until(true, process: subprocess.Popen[bytes]) -> None:
 
 
 def _stamp(cell: Path) -> dict[str, int]:
-    """When each file of the record was written; not of what says that the cell runs, which a kill leaves behind."""
-    return {path.name: path.stat().st_mtime_ns for path in cell.glob("*.*") if path.name != "live.json"}
+    """When each file of the record was written; not of what a kill leaves beside it, which the next launch removes:
+    what says that the cell runs, and files under the temporary names of a process that was writing them."""
+    return {path.name: path.stat().st_mtime_ns for path in cell.glob("[!.]*.*") if path.name != "live.json"}
 
 
 @pytest.fixture
