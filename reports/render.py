@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from reports.layout import ABSENT, COMPARISONS, Column, Layout, TextTable, lay_out, plain
+from reports.statistics import Estimate
 from reports.tables import Comparison, Report, Row
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 20
 """Terminal columns that labels need to stay readable."""
-LINE = 90
-"""Characters beside the labels that a page of LaTeX has room for in \\footnotesize."""
+LINE = 104
+"""Characters of a line of a LaTeX page in \\scriptsize, with 20 for the labels: wider tables come in parts too."""
 
 
 def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
@@ -81,11 +82,16 @@ def _widths(layout: Layout, table: TextTable, columns: Sequence[int]) -> list[in
     widths = []
     for number in columns:
         texts = [*_heads(table.columns[number]), *(row[number] for row in rows)]
-        words = [len(word) for text in texts for word in (text.split() if table.breaks else [text])]
+        words = [len(word) for text in texts for word in (_words(text) if table.breaks else [text])]
         # A wider gap where ours begins: it must not read on from the paper's.
         gap = 3 if number and table.columns[number].side != table.columns[number - 1].side else 1
         widths.append(gap + (LABEL_WIDTH if number == 0 else max(words)))
     return widths
+
+
+def _words(text: str) -> list[str]:
+    """What a line may not break within: ``93.12 ± 0.41`` is one."""
+    return re.split(r"(?<!±)\s+(?!±)", text)
 
 
 def _rich_table(layout: Layout, block: TextTable, columns: Sequence[int], width: int) -> RichTable:
@@ -141,34 +147,42 @@ def latex(report: Report) -> str:
 
 
 def _latex_table(layout: Layout, number: int) -> str:
-    block, groups, rules, first = layout.tables[number], [], [], 1
-    for side, columns in itertools.groupby(block.columns, key=lambda column: column.side):
-        span = len(list(columns))
-        groups.append(f"\\multicolumn{{{span}}}{{c}}{{{escape_latex(side)}}}" if side else "")
-        rules += [f"\\cmidrule(lr){{{first}-{first + span - 1}}}"] if side else []
-        first += span
-    titles = [column.title for column in block.columns]
-    widths = [max(map(len, texts)) for texts in zip(titles, *block.rows, strict=True)]
-    size, gap, labels = ("scriptsize", 2, 0.14) if sum(widths[1:]) > LINE else ("footnotesize", 3, 0.25)
+    block = layout.tables[number]
     below = [*layout.floors, *layout.remarks, *(f"[{note.mark}] {note.text}" for note in block.notes)]
     return "\n".join(
         [
             "\\begin{table*}[tp]",
-            f"\\centering\\{size}\\setlength{{\\tabcolsep}}{{{gap}pt}}",
+            "\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}",
             f"\\caption{{{escape_latex(block.title)}. {escape_latex(layout.heading)}}}",
-            f"\\begin{{tabular}}{{@{{}}p{{{labels}\\textwidth}}{'r' * (len(block.columns) - 1)}@{{}}}}",
+            "\n\\par\\medskip\n".join(_tabular(block, columns) for columns in _parts(layout, block, LINE)),
+            "\\par\\smallskip",
+            "\\parbox{\\textwidth}{\\tiny " + " \\\\\n".join(map(escape_latex, below)) + "}",
+            "\\end{table*}",
+            "",
+        ]
+    )
+
+
+def _tabular(block: TextTable, chosen: Sequence[int]) -> str:
+    """The columns ``chosen`` of a table, as tall as its rows."""
+    columns, groups, rules, first = [block.columns[number] for number in chosen], [], [], 1
+    for side, members in itertools.groupby(columns, key=lambda column: column.side):
+        span = len(list(members))
+        groups.append(f"\\multicolumn{{{span}}}{{c}}{{{escape_latex(side)}}}" if side else "")
+        rules += [f"\\cmidrule(lr){{{first}-{first + span - 1}}}"] if side else []
+        first += span
+    rows = [" & ".join(_latex_cell(row[number]) for number in chosen) for row in block.rows]
+    return "\n".join(
+        [
+            f"\\begin{{tabular}}{{@{{}}p{{0.25\\textwidth}}{'r' * (len(columns) - 1)}@{{}}}}",
             "\\toprule",
             " & ".join(groups) + " \\\\",
             "".join(rules),
-            " & ".join(map(escape_latex, titles)) + " \\\\",
+            " & ".join(escape_latex(column.title) for column in columns) + " \\\\",
             "\\midrule",
-            *(" & ".join(map(_latex_cell, row)) + " \\\\" for row in block.rows),
+            *(f"{row} \\\\" for row in rows),
             "\\bottomrule",
             "\\end{tabular}",
-            "\\par\\smallskip",
-            "\\parbox{\\textwidth}{\\scriptsize " + " \\\\\n".join(map(escape_latex, below)) + "}",
-            "\\end{table*}",
-            "",
         ]
     )
 
@@ -177,7 +191,12 @@ def _latex_cell(text: str) -> str:
     if text == ABSENT:
         return "--"
     # In mathematics a minus is a minus and not a hyphen.
-    return f"${text}$" if re.fullmatch(r"[+-]\d+(\.\d+)?", text) else escape_latex(text)
+    if re.fullmatch(r"[+-]\d+(\.\d+)?( ± \d+\.\d+)?", text):
+        return f"${text.replace('±', PLUS_MINUS)}$"
+    return escape_latex(text)
+
+
+PLUS_MINUS = r"\pm"
 
 
 _LATEX = {
@@ -201,6 +220,7 @@ _LATEX = {
     "]": "{]}",
     "*": "{*}",
     "†": r"\textdagger{}",
+    "±": r"$\pm$",
 }
 
 
@@ -232,7 +252,21 @@ CSV_COLUMNS = (
     "official_accuracy",
     "server_test_dev",
     "server_test_std",
+    "estimate_low",
+    "estimate_high",
+    "standard_error",
+    "degrees_of_freedom",
     "difference",
+    "difference_low",
+    "difference_high",
+    "difference_standard_error",
+    "difference_degrees_of_freedom",
+    "difference_seeds",
+    "p",
+    "p_adjusted",
+    "detectable",
+    "verdict",
+    "verdict_reason",
     "looked",
     "macs",
     "macs_reference",
@@ -303,6 +337,7 @@ def _csv_change(line: Comparison) -> dict[str, object]:
         "test_accuracies": " ".join(repr(changed) for _, changed in line.finished),
         "base_accuracies": " ".join(repr(base) for base, _ in line.finished),
         "difference": line.difference,
+        **_csv_difference(line.paired),
         "cells": " ".join(f"{base.id} {changed.id}" for base, changed in zip(line.base, line.changed, strict=True)),
     }
 
@@ -322,6 +357,9 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
         "seeds_finished": row.finished,
         "seeds": len(row.cells),
         "difference": row.difference,
+        **_csv_difference(row.paired),
+        "verdict": row.verdict.word if row.verdict else None,
+        "verdict_reason": row.verdict.reason if row.verdict else None,
         "looked": row.looked,
         "macs_reference_change": row.macs_change,
         "cells": " ".join(cell.id for cell in row.cells),
@@ -349,7 +387,29 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
             "parameters": measured.parameters,
             "seconds": measured.seconds if row.trained else None,
         }
+    if row.estimate:
+        values |= {
+            "estimate_low": row.estimate.low,
+            "estimate_high": row.estimate.high,
+            "standard_error": row.estimate.error,
+            "degrees_of_freedom": row.estimate.freedom,
+        }
     return values
+
+
+def _csv_difference(paired: Estimate | None) -> dict[str, object]:
+    if paired is None:
+        return {}
+    return {
+        "difference_low": paired.low,
+        "difference_high": paired.high,
+        "difference_standard_error": paired.error,
+        "difference_degrees_of_freedom": paired.freedom,
+        "difference_seeds": paired.seeds,
+        "p": paired.p,
+        "p_adjusted": paired.adjusted,
+        "detectable": paired.detectable,
+    }
 
 
 def _csv_line(values: Mapping[str, object], columns: Sequence[str]) -> list[str]:

@@ -265,7 +265,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
             notes=(
                 *(published.notes if published else ()),
                 *_remarks(group, reference),
-                *([_pairing(group, reference, pairs[key])] if measured and against and key in pairs else []),
+                *(_pairing(group, reference, pairs[key]) if measured and against and key in pairs else []),
                 *([_server_note(published, group, measured)] if measured and measured.server else []),
             ),
             estimate=found.get(("level", key)),
@@ -526,20 +526,20 @@ def _remarks(group: Group, reference: Group) -> list[str]:
     return remarks
 
 
-def _pairing(group: Group, reference: Group, pairs: Sequence[Pair]) -> str:
-    """Which seeds the difference of a row is over, where that is not all that both rows have; else empty."""
+def _pairing(group: Group, reference: Group, pairs: Sequence[Pair]) -> list[str]:
+    """Which seeds the difference of a row is over, where that is not all that both rows have."""
     finished = [sum(cell.result is not None for cell in each) for each in (group, reference)]
     if not pairs:
         other = _tested(group) != _tested(reference)
         why = "it was tested on other data" if other else "no seed is finished once in both rows"
-        return f"Its difference to the softmax row is of two means and has no interval: {why}."
+        return [f"Its difference to the softmax row is of two means and has no interval: {why}."]
     if finished == [len(pairs), len(pairs)]:
-        return ""
+        return []
     seeds = ", ".join(str(one.configuration["seed"]) for one, _ in pairs)
-    return (
+    return [
         f"Its difference to the softmax row is over the seeds that both have: {seeds} "
         f"(of {finished[0]} here and {finished[1]} there)."
-    )
+    ]
 
 
 def _server_note(published: Published | None, group: Group, measured: Measured) -> str:

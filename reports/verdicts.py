@@ -17,10 +17,9 @@ LEVELS = (
     "ours is above or below it."
 )
 DIFFERENCES = (
-    "Verdict of the differences to the softmax row, theirs on test-dev and ours with its 95 % interval: "
-    "agrees = the same sign, and our interval holds the published difference and not 0; same sign, opposite sign = "
-    "our interval does not hold 0; cannot tell = it holds 0, or there is none; (1 seed) = of two runs and their "
-    "questions, not of another run."
+    "Verdict of the differences to the softmax row, theirs on test-dev and ours: cannot tell = our p (Holm) is 0.05 "
+    "or more, or there is none; else same sign or opposite sign, and agrees = of the same sign, and our 95 % interval "
+    "holds the published difference; (1 seed) = of two runs and their questions, not of another run."
 )
 
 
@@ -56,14 +55,16 @@ def _of_differences(theirs: float, paired: Estimate | None) -> Verdict:
     interval = f"[{paired.low:+.2f}, {paired.high:+.2f}]"
     told = f"Published {theirs:+.2f} to softmax; ours {paired.value:+.2f}, 95 % {interval}"
     holds = paired.low <= theirs <= paired.high
-    if paired.low <= 0 <= paired.high:
-        word, why = "cannot tell", f"the interval holds 0 and {'holds' if holds else 'does not hold'} the published"
+    assert paired.adjusted is not None
+    if paired.adjusted >= 1 - LEVEL:
+        word = "cannot tell"
     elif paired.value * theirs < 0:
-        word, why = "opposite sign", "the interval does not hold 0"
-    elif holds:
-        word, why = "agrees", "the interval holds the published and not 0"
+        word = "opposite sign"
     else:
-        word, why = "same sign", "the interval holds neither the published nor 0"
-    if paired.seeds == 1:
-        word, why = f"{word} (1 seed)", f"{why}; of two runs, and says nothing of another"
-    return Verdict(word, f"{told} over {paired.seeds} seed{'s' * (paired.seeds > 1)}: {why}.")
+        word = "agrees" if holds else "same sign"
+    seeds = f"{paired.seeds} seeds" if paired.seeds > 1 else "1 seed, which says nothing of another run"
+    return Verdict(
+        f"{word} (1 seed)" if paired.seeds == 1 else word,
+        f"{told} over {seeds}, p {paired.adjusted:.2g} (Holm): the interval {'holds' if holds else 'does not hold'} "
+        "the published.",
+    )
