@@ -156,7 +156,7 @@ def _latex_table(layout: Layout, number: int) -> str:
             f"\\caption{{{escape_latex(block.title)}. {escape_latex(layout.heading)}}}",
             "\n\\par\\medskip\n".join(_tabular(block, columns) for columns in _parts(layout, block, LINE)),
             "\\par\\smallskip",
-            "\\parbox{\\textwidth}{\\tiny " + " \\\\\n".join(map(escape_latex, below)) + "}",
+            "\\parbox{\\textwidth}{\\scriptsize " + " \\\\\n".join(map(escape_latex, below)) + "}",
             "\\end{table*}",
             "",
         ]

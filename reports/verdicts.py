@@ -17,9 +17,9 @@ LEVELS = (
     "ours is above or below it."
 )
 DIFFERENCES = (
-    "Verdict of the differences to the softmax row, theirs on test-dev and ours: cannot tell = our p (Holm) is 0.05 "
-    "or more, or there is none; else same sign or opposite sign, and agrees = of the same sign, and our 95 % interval "
-    "holds the published difference; (1 seed) = of two runs and their questions, not of another run."
+    "Verdict of the differences to the softmax row, theirs on test-dev and ours: cannot tell = our p (Holm) is "
+    "0.05 or more, or there is none; else same sign or opposite sign, and agrees = of the same sign, and our 95 % "
+    "interval holds the published difference; (1 seed) = of two runs and their questions, not of another run."
 )
 
 
@@ -55,6 +55,7 @@ def _of_differences(theirs: float, paired: Estimate | None) -> Verdict:
     interval = f"[{paired.low:+.2f}, {paired.high:+.2f}]"
     told = f"Published {theirs:+.2f} to softmax; ours {paired.value:+.2f}, 95 % {interval}"
     holds = paired.low <= theirs <= paired.high
+    published = "holds the published" if holds else "does not hold the published"
     assert paired.adjusted is not None
     if paired.adjusted >= 1 - LEVEL:
         word = "cannot tell"
@@ -65,6 +66,5 @@ def _of_differences(theirs: float, paired: Estimate | None) -> Verdict:
     seeds = f"{paired.seeds} seeds" if paired.seeds > 1 else "1 seed, which says nothing of another run"
     return Verdict(
         f"{word} (1 seed)" if paired.seeds == 1 else word,
-        f"{told} over {seeds}, p {paired.adjusted:.2g} (Holm): the interval {'holds' if holds else 'does not hold'} "
-        "the published.",
+        f"{told} over {seeds}, p {paired.adjusted:.2g} (Holm): the interval {published}.",
     )
