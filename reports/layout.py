@@ -301,7 +301,7 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
     levels = any(row.measured and row.measured.server for row in report.rows if row.published)
     return (
         plain(report.reference),
-        f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}.",
+        f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}. Its code: {report.paper.code}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
         f"paper{'; seconds of training' if report.measured else ''}.",
         *_certainty(report),
