@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 20
 """Terminal columns that labels need to stay readable."""
-LINE = 104
-"""Characters of a line of a LaTeX page in \\scriptsize, with 20 for the labels: wider tables come in parts too."""
+LINE = 90
+"""Characters that a page of LaTeX has room for in \\scriptsize beside the labels: wider tables come in parts."""
 
 
 def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
@@ -35,7 +36,11 @@ def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
     from rich.text import Text
 
     layout = lay_out(report)
-    parts = [(table, columns) for table in layout.tables for columns in _parts(layout, table, width)]
+    parts = [
+        (table, columns)
+        for table in layout.tables
+        for columns in _parts(table, width, functools.partial(_widths, layout, table))
+    ]
     text = io.StringIO()
     colours = "standard" if styled else None
     # Wider than the terminal at worst, but never without a number.
@@ -52,12 +57,15 @@ def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def _parts(layout: Layout, table: TextTable, width: int) -> list[list[int]]:
-    """The columns of each part of a table: of as many sections as fit beside the labels, at least of one."""
+def _parts(table: TextTable, width: int, widths: Callable[[list[int]], list[int]]) -> list[list[int]]:
+    """The columns of each part of a table: of as many sections as fit beside the labels, at least of one.
+
+    ``widths`` says what each of some columns needs.
+    """
     parts: list[list[int]] = []
     for first, end in itertools.pairwise([1, *table.breaks, len(table.columns)]):
         section = range(first, end)
-        if parts and sum(_widths(layout, table, [*parts[-1], *section])) <= width:
+        if parts and sum(widths([*parts[-1], *section])) <= width:
             parts[-1] += section
         else:
             parts.append([0, *section])
@@ -154,13 +162,21 @@ def _latex_table(layout: Layout, number: int) -> str:
             "\\begin{table*}[tp]",
             "\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}",
             f"\\caption{{{escape_latex(block.title)}. {escape_latex(layout.heading)}}}",
-            "\n\\par\\medskip\n".join(_tabular(block, columns) for columns in _parts(layout, block, LINE)),
+            "\n\\par\\medskip\n".join(
+                _tabular(block, columns) for columns in _parts(block, LINE, functools.partial(_latex_widths, block))
+            ),
             "\\par\\smallskip",
             "\\parbox{\\textwidth}{\\scriptsize " + " \\\\\n".join(map(escape_latex, below)) + "}",
             "\\end{table*}",
             "",
         ]
     )
+
+
+def _latex_widths(block: TextTable, columns: Sequence[int]) -> list[int]:
+    """Characters of columns whose lines do not break, with the gap before each; labels have a share of the page."""
+    texts = [[block.columns[number].title, *(row[number] for row in block.rows)] for number in columns[1:]]
+    return [0, *(2 + max(map(len, column)) for column in texts)]
 
 
 def _tabular(block: TextTable, chosen: Sequence[int]) -> str:
