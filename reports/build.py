@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
 
+from reports.checks import checks
+from reports.claims import claims
+from reports.provenance import check as check_report
+from reports.provenance import stamps, write_provenance
 from reports.render import comma_separated, latex, markdown, terminal, types_comma_separated
 from reports.tables import Report, build_report
 from suite.records import write_bytes, write_text
 
 
-def build(study_folder: Path, output: Path, width: int = 100, measured: bool = True) -> str:
+def build(study_folder: Path, output: Path, width: int = 100, measured: bool = True, check: bool = False) -> str:
     """Writes tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables as text.
 
     Where questions have types, types.csv too. ``width`` is that of the terminal, in characters. The files depend on
     the records alone: the same records give the same bytes, and without what is ``measured`` so do the records of
-    two runs.
+    two runs. With ``check`` nothing is written: returns what tells the report that is there from what would be, and
+    nothing where it is the same.
     """
+    if check:
+        return check_report(
+            lambda again, measured: build(study_folder, again, width, measured), study_folder, output
+        )
     report = build_report(study_folder, measured)
+    report = dataclasses.replace(report, claims=claims(report), findings=checks(report))
     output.mkdir(parents=True, exist_ok=True)
+    before = stamps(output)
     write_text(output / "tables.md", markdown(report))
     write_text(output / "tables.tex", latex(report))
     write_text(output / "tables.csv", comma_separated(report))
@@ -28,6 +40,7 @@ def build(study_folder: Path, output: Path, width: int = 100, measured: bool = T
     else:
         write_text(output / "types.csv", types)
     write_figures(report, output / "figures")
+    write_provenance(study_folder, output, before, measured)
     return terminal(report, width, styled=sys.stdout.isatty())
 
 

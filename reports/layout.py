@@ -77,6 +77,8 @@ class Unit:
 
 def lay_out(report: Report) -> Layout:
     """The report as text: one string per table cell, clean of control characters, not yet escaped."""
+    from reports.trust import trust_tables  # It makes TextTables.
+
     macs = _unit([row.measured.macs_reference for row in report.rows if row.measured])
     parameters = _unit([row.measured.parameters for row in report.rows if row.measured])
     server = any(row.measured and row.measured.server for row in report.rows)
@@ -124,6 +126,7 @@ def lay_out(report: Report) -> Layout:
         tables.append(_types_table(report))
     if report.comparisons:
         tables.append(_comparison_table(report))
+    tables += trust_tables(report)
     return Layout(plain(report.heading), tuple(tables), _floors(report), _remarks(report, server, official))
 
 

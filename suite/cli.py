@@ -260,6 +260,8 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    if arguments.check:
+        return _check_report(StudyFolder(arguments.runs / arguments.study))
     print(_build_report(StudyFolder(arguments.runs / arguments.study), measured=not arguments.no_measured))
     return 0
 
@@ -270,6 +272,14 @@ def _build_report(folder: StudyFolder, measured: bool = True) -> str:
     reports = [registry.find("report", name) for name in registry.names("report")]
     texts = [report(folder.path, folder.path / "report", **options) for report in reports]
     return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
+
+
+def _check_report(folder: StudyFolder) -> int:
+    place = folder.path / "report"
+    reports = [registry.find("report", name) for name in registry.names("report")]
+    unlike = [text for report in reports if (text := report(folder.path, place, check=True))]
+    print("\n".join(unlike) or f"{place} is what the records give.")
+    return 1 if unlike else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -620,8 +630,12 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[places], help="which cells are finished")
     status.set_defaults(command=_status)
     report = commands.add_parser("report", parents=[places], help="rebuild tables and figures from records")
-    report.add_argument(
+    which = report.add_mutually_exclusive_group()
+    which.add_argument(
         "--no-measured", action="store_true", help="without what no second run repeats, such as seconds"
+    )
+    which.add_argument(
+        "--check", action="store_true", help="only say whether the report is what the records give; 1 where not"
     )
     report.set_defaults(command=_report)
     for command in (plan, status):

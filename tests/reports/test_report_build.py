@@ -45,7 +45,7 @@ def test_equal_records_give_equal_bytes(make_study: MakeStudy, tmp_path: Path) -
     assert one == two
     figures = {"training", "test-accuracy", "alpha-entmax-9-5-5"}
     names = {f"figures/{name}.{form}" for name in figures for form in ("pdf", "svg", "png")}
-    assert set(one) == TABLES | names | {"figures/built.txt"}
+    assert set(one) == TABLES | names | {"figures/built.txt", "provenance.json"}
 
 
 def test_without_what_is_measured_the_bytes_do_not_tell_how_long_it_took(

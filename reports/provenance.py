@@ -1,0 +1,157 @@
+"""What a report was made from: ``provenance.json`` beside it, and whether it is still what the records give.
+
+Digests are sha256, as ``sha256sum`` prints them. Without what is measured two runs of the same cells must give the
+same bytes, so that then the digests of records are of what they hold but for times and machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from suite.errors import UserError
+from suite.records import StudyFolder, read_json, read_lines, write_json
+
+NAME = "provenance.json"
+RECORDS = (
+    "config.json",
+    "result.json",
+    "failure.json",
+    "stopped.json",
+    "metrics.jsonl",
+    "sites.jsonl",
+    "predictions.parquet",
+    "server.jsonl",
+    "cost.json",
+)
+"""The files of a cell that reports read."""
+MEASURED = ("cost.json",)
+"""Those of them that no second run repeats."""
+PACKAGES = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy")
+"""What bytes depend on besides our own source."""
+
+Stamps = Mapping[str, tuple[int, int]]
+
+
+def stamps(output: Path) -> Stamps:
+    """What tells a file under ``output`` from one that is written in its place later: inode and time."""
+    files = [(path, path.stat()) for path in output.rglob("*") if path.is_file()]
+    return {_name(path, output): (status.st_ino, status.st_mtime_ns) for path, status in files}
+
+
+def write_provenance(study_folder: Path, output: Path, before: Stamps, measured: bool) -> None:
+    """Writes provenance.json of the files under ``output`` that are not as they were ``before``: inputs, outputs.
+
+    Holds neither times nor paths of this machine.
+    """
+    written = [name for name, stamp in stamps(output).items() if before.get(name) != stamp and name != NAME]
+    inputs = {name: _digest(path) if measured else _digest_of_lasting(path) for name, path in _inputs(study_folder)}
+    write_json(
+        output / NAME,
+        {
+            "options": {"measured": measured},
+            "inputs": {
+                name: digest for name, digest in sorted(inputs.items()) if measured or not _is_measured(name)
+            },
+            "program": program(),
+            "outputs": {name: _digest(output / name) for name in sorted(written)},
+        },
+    )
+
+
+def check(build: Callable[[Path, bool], Any], study_folder: Path, output: Path) -> str:
+    """What tells the report at ``output`` from what ``build`` (output, measured) makes of the records now.
+
+    Files that differ, are missing or are extra, and the inputs that have changed, a line each; empty where there is
+    nothing. Raises UserError where there is no report.
+    """
+    told = output / NAME
+    if not told.exists():
+        raise UserError(f"There is no report to check: expected {told}. Make it first with `ablate report`.")
+    old = read_json(told)
+    with tempfile.TemporaryDirectory() as temporary:
+        again = Path(temporary)
+        build(again, old["options"]["measured"])
+        new, made, here = read_json(again / NAME), _contents(again), _contents(output)
+    lines = [
+        f"{'missing' if name not in here else 'extra' if name not in made else 'differs'}: {name}"
+        for name in sorted({*made, *here})
+        if made.get(name) != here.get(name)
+    ]
+    if not lines:
+        return ""
+    changed = [f"input {line}" for line in _changes(old["inputs"], new["inputs"])]
+    changed += [f"program {line}" for line in _changes(old["program"], new["program"])]
+    why = changed or ["No input has changed, and no program: somebody has changed the report's own files."]
+    return "\n".join([*lines, *why, "Make it again with `ablate report`."])
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Name -> digest of every file."""
+    return {_name(path, folder): _digest(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    return [
+        f"{'changed' if name in old and name in new else 'added' if name in new else 'removed'}: {name}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def program() -> dict[str, str]:
+    """What made the report: a digest of our source, and the versions of the packages that draw and write."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(f"{path.name} {_digest(path)}\n".encode())
+    return {"reports": digest.hexdigest()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _inputs(study_folder: Path) -> Iterator[tuple[str, Path]]:
+    """Everything that a report reads, by names that are the same on every machine."""
+    folder = StudyFolder(study_folder)
+    yield "published.json", Path(__file__).with_name("published.json")
+    yield "study.json", folder.path / "study.json"
+    for entry in folder.study()["cells"]:
+        for name in RECORDS:
+            if (path := folder.path / entry["id"] / name).exists():
+                yield f"{entry['id']}/{name}", path
+
+
+def _is_measured(name: str) -> bool:
+    return name.rpartition("/")[2] in MEASURED
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_lasting(path: Path) -> str:
+    """Of what a second run of the same cell would record too."""
+    if path.name == "config.json":
+        plain = read_json(path)
+        lasting: Any = {"cell": plain["cell"], "engine": plain["code"]["engine"]}
+    elif path.name == "result.json":
+        lasting = _without_seconds(read_json(path))
+    elif path.name == "metrics.jsonl":
+        lasting = [_without_seconds(line) for line in read_lines(path)]
+    elif path.name == "failure.json":
+        plain = read_json(path)
+        lasting = {"kind": plain["kind"], "message": plain["message"]}
+    else:
+        return _digest(path)
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
+
+
+def _without_seconds(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if name != "seconds"}
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
