@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
+from reports.figures import Options, draw_all, write_figures
 from reports.render import comma_separated, latex, markdown, terminal, types_comma_separated
-from reports.tables import Report, build_report
-from suite.records import write_bytes, write_text
+from reports.tables import build_report
+from suite.records import write_text
 
 
-def build(study_folder: Path, output: Path, width: int = 100, measured: bool = True) -> str:
+def build(
+    study_folder: Path,
+    output: Path,
+    width: int = 100,
+    measured: bool = True,
+    question: str | None = None,
+    all_heads: bool = False,
+) -> str:
     """Writes tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables as text.
 
     Where questions have types, types.csv too. ``width`` is that of the terminal, in characters. The files depend on
     the records alone: the same records give the same bytes, and without what is ``measured`` so do the records of
-    two runs.
+    two runs. ``question`` is the id of the one whose answers are drawn, ``all_heads`` draws every head's alpha.
+
+    Raises UserError for an id that is not in the records.
     """
     report = build_report(study_folder, measured)
+    drawn = draw_all(report, Options(question, all_heads))
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "tables.md", markdown(report))
     write_text(output / "tables.tex", latex(report))
@@ -27,43 +37,5 @@ def build(study_folder: Path, output: Path, width: int = 100, measured: bool = T
         (output / "types.csv").unlink(missing_ok=True)
     else:
         write_text(output / "types.csv", types)
-    write_figures(report, output / "figures")
+    write_figures(drawn, output / "figures")
     return terminal(report, width, styled=sys.stdout.isatty())
-
-
-def write_figures(report: Report, folder: Path) -> None:
-    """Every figure that the records allow, as PDF, SVG and PNG; those of an earlier build are replaced."""
-    from reports import figures
-
-    drawn = {"test-accuracy": figures.test_accuracy(report)}
-    if (curves := figures.curves(report)) is not None:
-        drawn["training"] = curves
-    if (depth := figures.over_depth(report)) is not None:
-        drawn["depth"] = depth
-    for row, cell, name in figures.learned_columns(report):
-        drawn[f"{_slug(name)}-{_slug(row.key)}"] = figures.learned(report, row, cell, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"{name}.{form}" for name in drawn for form in figures.FORMATS]
-    for name in _listed(folder):
-        if name not in names:
-            (folder / name).unlink(missing_ok=True)
-    # Listed before they are written, so that a build that was cut short leaves nothing unlisted.
-    write_text(folder / LIST, "".join(f"{name}\n" for name in names))
-    for name, figure in drawn.items():
-        for form in figures.FORMATS:
-            write_bytes(folder / f"{name}.{form}", figures.encode(figure, form))
-
-
-LIST = "built.txt"
-"""Names the figures of the last build: the next one removes those that it does not draw, and nothing else."""
-
-
-def _listed(folder: Path) -> list[str]:
-    path = folder / LIST
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [name for name in lines if Path(name).name == name]
-
-
-def _slug(text: str) -> str:
-    """``text`` as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "unnamed"

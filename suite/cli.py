@@ -260,13 +260,15 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    print(_build_report(StudyFolder(arguments.runs / arguments.study), measured=not arguments.no_measured))
+    # Reports from elsewhere need not know an option before somebody asks for it.
+    options = {"measured": False} if arguments.no_measured else {}
+    options |= {"question": arguments.question} if arguments.question is not None else {}
+    options |= {"all_heads": True} if arguments.all_heads else {}
+    print(_build_report(StudyFolder(arguments.runs / arguments.study), **options))
     return 0
 
 
-def _build_report(folder: StudyFolder, measured: bool = True) -> str:
-    # Reports from elsewhere need not know the option before somebody asks for it.
-    options = {} if measured else {"measured": False}
+def _build_report(folder: StudyFolder, **options: object) -> str:
     reports = [registry.find("report", name) for name in registry.names("report")]
     texts = [report(folder.path, folder.path / "report", **options) for report in reports]
     return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
@@ -623,6 +625,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--no-measured", action="store_true", help="without what no second run repeats, such as seconds"
     )
+    report.add_argument("--question", metavar="ID", help="of the test split: draw the rows' answers to it")
+    report.add_argument("--all-heads", action="store_true", help="draw alpha of every head, not of the first six")
     report.set_defaults(command=_report)
     for command in (plan, status):
         command.add_argument("--json", action="store_true")

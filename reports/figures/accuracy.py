@@ -54,9 +54,9 @@ def test_accuracy(report: Report) -> Drawn:
             "test-accuracy",
             "Test accuracy",
             f"Accuracy (per cent) on the test split of {plain(report.dataset)}: large points are means over seeds, "
-            "small ones seeds, horizontal lines 95 % intervals of the mean where predictions were recorded (cut at the edge), hollow large points "
-            "come from an engine that has changed since. Vertical lines are floors: what can be reached without "
-            f"looking at the pictures.{chosen.sentence}",
+            "small ones seeds, horizontal lines 95 % intervals of the mean where predictions were recorded (cut at "
+            "the edge); hollow large points come from an engine that has changed since. Vertical lines are floors: "
+            f"what can be reached without looking at the pictures.{chosen.sentence}",
             finish(figure),
         )
 
@@ -71,7 +71,10 @@ def _range(rows: Sequence[Row], floors: Sequence[tuple[str, float]]) -> tuple[fl
     # That of two seeds may be wider than all else, which it must not press together: it is cut.
     wide = max(high - low, 1.0)
     ends = [end for row in rows if row.estimate for end in (row.estimate.low, row.estimate.high)]
-    low, high = min([low, *(max(end, low - wide) for end in ends)]), max([high, *(min(end, high + wide) for end in ends)])
+    low, high = (
+        min([low, *(max(end, low - wide) for end in ends)]),
+        max([high, *(min(end, high + wide) for end in ends)]),
+    )
     margin = max(0.1 * (high - low), 0.5)
     return low - margin, high + margin
 

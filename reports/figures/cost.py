@@ -58,9 +58,10 @@ def cost(report: Report) -> Drawn | None:
     with style():
         height = 1.45 + 0.1 * max(panel.title.count("\n") for panel in found)
         figure, grid = panels(len(found), height if len(found) > 1 else 2.0, 0.4 + 0.13 * len(shown))
-        for axes, panel in zip(grid, found, strict=True):
+        for number, (axes, panel) in enumerate(zip(grid, found, strict=True)):
             _draw(axes, panel, looks)
-        figure.supylabel("test accuracy (%)", fontsize=STYLE["axes.labelsize"])
+            if number % 2 == 0:
+                axes.set_ylabel("test accuracy (%)")
         figure.suptitle(named(f"{report.dataset}: accuracy against cost", 60))
         handles = [
             handle(looks[row.key].colour, row_label(row), looks[row.key].marker, "")
@@ -81,9 +82,9 @@ def cost(report: Report) -> Drawn | None:
             "cost",
             "Accuracy against cost",
             f"Accuracy (per cent) on the test split of {plain(report.dataset)} against the multiply-adds of one "
-            "question, padded as in the paper, and against what training was measured to cost: a point per row (mean "
-            "over seeds; upright lines are 95 % intervals where they are known). The dashed line is the Pareto front: "
-            f"no other row is as accurate for less.{measured if report.measured else ''}",
+            "question, padded as in the paper, and against what training was measured to cost: a point per row "
+            "(mean over seeds; upright lines are 95 % intervals where they are known). The dashed line is the "
+            f"Pareto front: no other row is as accurate for less.{measured if report.measured else ''}",
             finish(figure),
         )
 
@@ -98,7 +99,9 @@ def cost_panels(report: Report) -> list[Panel]:
             "",
             f"multiply-adds ({unit})",
             tuple(
-                Point(row, row.measured.macs_reference / scale, row.measured.accuracy) for row in rows if row.measured
+                Point(row, row.measured.macs_reference / scale, row.measured.accuracy)
+                for row in rows
+                if row.measured
             ),
         )
     ]
@@ -119,9 +122,7 @@ def _energy(one: Cost) -> float | None:
     return one.step_energy
 
 
-def _panel(
-    title: str, axis: str, rows: Sequence[tuple[Row, Cost]], value: Callable[[Cost], float | None]
-) -> Panel:
+def _panel(title: str, axis: str, rows: Sequence[tuple[Row, Cost]], value: Callable[[Cost], float | None]) -> Panel:
     points = [
         Point(row, number, row.measured.accuracy)
         for row, one in rows

@@ -1,4 +1,4 @@
-"""Accuracy and loss over training: of all rows, and LayerDrop's settings against the rest (the paper's figure 2)."""
+"""Accuracy and loss over training: of all rows, and of LayerDrop against the rest (the paper's figure 2)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from suite.look import COLUMN, PALE, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-SEEDS = "Where a row has several seeds, a line is their mean at the steps that all of them reached, and thin lines are the seeds."
+SEEDS = (
+    "Where a row has several seeds, a line is their mean at the steps that all of them reached, and thin lines are "
+    "the seeds."
+)
 
 
 def curves(report: Report) -> Drawn | None:
@@ -37,6 +41,8 @@ def curves(report: Report) -> Drawn | None:
             _draw(loss, seeds, "loss", row, looks[row.key])
         figure.suptitle(named(f"{report.dataset}: validation over training", 60))
         accuracy.set_ylabel("accuracy (%)")
+        # After the lines: it ends the search for limits that hold them.
+        loss.set_xlim(left=0)
         loss.set_ylabel("loss")
         handles = [_entry(row, looks.get(row.key)) for row in chosen.rows]
         legend_below(figure, handles + _left_out(chosen))
@@ -75,15 +81,17 @@ def regularisation(report: Report) -> Drawn | None:
             for row, seeds in (*rest, *bold):
                 _draw(one, seeds, name, row, looks[row.key], width=1.4 if _highlighted(row) else 0.8)
             one.set_ylabel(title)
+            one.set_xlim(left=0)
         figure.suptitle(named(f"{report.dataset}: LayerDrop against the rest", 60))
         ordered = sorted(chosen.rows, key=lambda row: not _highlighted(row))
         legend_below(figure, [_entry(row, looks.get(row.key)) for row in ordered] + _left_out(chosen))
         return Drawn(
             "layerdrop",
             "LayerDrop's regularisation",
-            f"The paper's figure 2 on {plain(report.dataset)}: accuracy (per cent) and loss on the validation split, "
-            "and the loss of training, over training steps; LayerDrop's settings in colour, all other rows pale. "
-            f"p is the number of layers that are dropped from each stack while training. {SEEDS}{chosen.sentence}",
+            f"The paper's figure 2 on {plain(report.dataset)}: accuracy (per cent) and loss on the validation "
+            "split, and the loss of training, over training steps; LayerDrop's settings in colour, all other rows "
+            "pale. p is the number of layers that are dropped from each stack while training. "
+            f"{SEEDS}{chosen.sentence}",
             finish(figure),
         )
 
@@ -108,7 +116,6 @@ def _stacked(count: int, rows: int) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(COLUMN, 0.7 + 1.25 * count + 0.13 * rows), layout="constrained")
     panels = list(figure.subplots(count, 1, sharex=True))
     panels[-1].set_xlabel("training steps")
-    panels[-1].set_xlim(left=0)
     return figure, panels
 
 
@@ -131,7 +138,7 @@ def _draw(axes: Axes, seeds: Sequence[pd.DataFrame], name: str, row: Row, how: L
     )
 
 
-def _entry(row: Row, how: Look | None):  # noqa: ANN202
+def _entry(row: Row, how: Look | None) -> Line2D:
     """A row's entry of the legend: without a line where it has not been evaluated."""
     if how is None:
         return handle("none", row_label(row), linestyle="")
@@ -139,5 +146,5 @@ def _entry(row: Row, how: Look | None):  # noqa: ANN202
     return handle(how.colour, row_label(row), marker, how.dash, markersize=2.2)
 
 
-def _left_out(chosen: Chosen) -> list:
+def _left_out(chosen: Chosen) -> list[Line2D]:
     return [handle("none", chosen.short, linestyle="")] if chosen.left_out else []

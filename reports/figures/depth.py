@@ -60,10 +60,10 @@ def over_depth(report: Report) -> Drawn | None:
         return Drawn(
             "depth",
             "Trained models at several depths",
-            f"Accuracy (per cent) on the test split of {plain(report.dataset)} of trained models of which some layers "
-            "are left out, over the layers of the language, vision and cross stack that run, spaced by their "
-            "multiply-adds: a line per trained model, filled points where it runs as it was trained, short lines "
-            f"where seeds are.{f' {left_out} further models are left out.' if left_out else ''}",
+            f"Accuracy (per cent) on the test split of {plain(report.dataset)} of trained models of which some "
+            "layers are left out, over the layers of the language, vision and cross stack that run, spaced by "
+            "their multiply-adds: a line per trained model, filled points where it runs as it was trained, short "
+            f"lines where seeds are.{f' {left_out} further models are left out.' if left_out else ''}",
             finish(figure),
         )
 

@@ -86,21 +86,26 @@ def handle(colour: Any, label: str, marker: str = "", linestyle: Any = "-", **se
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 2, title: str = "") -> None:
-    """Below the panels, where it hides no data."""
+    """Below the panels, where it hides no data, in at most ``columns``; in fewer where labels are wide."""
     if not handles:
         return
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(columns, len(handles)),
-        title=title or None,
-        title_fontsize=STYLE["legend.fontsize"],
-        frameon=False,
-        handlelength=2.6 if columns < 4 else 1.8,
-        handletextpad=0.5,
-        columnspacing=1.0,
-        labelspacing=0.3,
-    )
+    for count in range(min(columns, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=count,
+            title=title or None,
+            title_fontsize=STYLE["legend.fontsize"],
+            frameon=False,
+            handlelength=2.6 if columns < 4 else 1.8,
+            handletextpad=0.5,
+            columnspacing=1.0,
+            labelspacing=0.3,
+            borderpad=0.2,
+        )
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def finish(figure: Figure) -> Figure:

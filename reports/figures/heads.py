@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reports.figures.drawing import SMALL, Drawn, handle, look, named
@@ -20,7 +20,7 @@ SHOWN = 6
 WIDEST = 6
 """Panels that have room beside each other, and entries of the legend."""
 # A solver of layouts takes seconds for so many panels: everything has its place, in inches.
-LEFT, RIGHT, TOP, STEPS, LEGEND, ENTRY = 0.45, 0.1, 0.28, 0.34, 0.2, 0.13
+LEFT, RIGHT, TOP, STEPS, LEGEND, ENTRY = 0.45, 0.1, 0.22, 0.34, 0.2, 0.13
 TITLE, NAME, PANEL, GAP = 0.2, 0.12, 0.38, 0.07
 
 
@@ -29,18 +29,21 @@ def heads_over_training(
 ) -> Drawn:
     """The column ``name`` of sites.jsonl, a line per head, of the row's first evaluated seed.
 
-    The first six heads, as in the paper, or ``all_heads``. ``slug`` names the files; ``further`` is what the caption
-    adds.
+    The first six heads, as in the paper, or ``all_heads``. ``slug`` names the files; ``further`` is what the
+    caption adds.
     """
     from matplotlib.figure import Figure
 
     places = by_place(recorded.lines[0], name)
-    evaluations = [(step, one) for layers in places.values() for steps in layers.values() for step, one in steps.items()]
+    evaluations = [
+        (step, one) for layers in places.values() for steps in layers.values() for step, one in steps.items()
+    ]
     heads = max(len(one) for _, one in evaluations)
     shown = heads if all_heads else min(heads, SHOWN)
     numbers = [number for _, one in evaluations for number in one[:shown]]
-    columns = columns_for([len(layers) for layers in places.values()])
-    heights = [TITLE + -(-len(layers) // columns) * (NAME + PANEL + GAP) for layers in places.values()]
+    depths = [len(layers) for layers in places.values()]
+    columns = columns_for(depths)
+    heights = [TITLE + -(-depth // columns) * (NAME + PANEL + GAP) for depth in depths]
     legend = LEGEND + ENTRY * -(-shown // WIDEST)
     with style():
         figure = Figure(figsize=(COLUMN, TOP + sum(heights) + STEPS + legend))
@@ -51,7 +54,7 @@ def heads_over_training(
         for axes in panels:
             axes.set_ylim(min(numbers) - margin, max(numbers) + margin)
             axes.set_xlim(0, max(step for step, _ in evaluations))
-        _label_steps(panels[-(len(list(places.values())[-1]) - 1) % columns - 1 :])
+        _label_steps(panels[-((depths[-1] - 1) % columns) - 1 :])
         _around(figure, f"{dataset}: {row_label(recorded.row, 200)}", plain(name), legend, shown)
         which = f"the first {shown} of {heads} heads" if shown < heads else f"all {heads} heads"
         paper = "As in the paper's figure 3: " if name == "alpha" else ""
@@ -59,8 +62,8 @@ def heads_over_training(
         return Drawn(
             slug,
             f"{plain(name)} per head over training: {plain(recorded.row.short)}",
-            f"{paper}{plain(name)} over training steps, a panel per layer and a line per head, by stack and direction "
-            f"(from queries to keys), of {row_label(recorded.row, 200)}: {which}, "
+            f"{paper}{plain(name)} over training steps, a panel per layer and a line per head, by stack and "
+            f"direction (from queries to keys), of {row_label(recorded.row, 200)}: {which}, "
             f"{seeds_text(recorded.cells[:1])}{seeds}.{further}",
             figure,
         )

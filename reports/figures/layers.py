@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from reports.figures.drawing import Drawn, finish, handle, legend_below, look, named, panels
+from reports.figures.drawing import Drawn, finish, handle, legend_below, look, named, panels, wrapped
 from reports.figures.rows import row_label, seeds_text
 from reports.figures.sites import Heads, Place, Recorded, by_place
 from reports.layout import plain
-from suite.look import STYLE, style
+from suite.look import style
 
 UNITS = {"span": "span (tokens)"}
 """Titles of axes; any other quantity has its column's name."""
@@ -41,14 +41,18 @@ def layers_over_training(dataset: str, recorded: Recorded, name: str, slug: str,
                 axes.set_xlabel("training steps")
             else:
                 axes.tick_params(labelbottom=False)
-            axes.tick_params(labelleft=number % 2 == 0)
-        figure.supylabel(plain(UNITS.get(name, name)), fontsize=STYLE["axes.labelsize"])
+            if number % 2 == 0:
+                axes.set_ylabel(wrapped(UNITS.get(name, name), 24))
+            else:
+                axes.tick_params(labelleft=False)
         figure.suptitle(named(f"{dataset}: {row_label(recorded.row, 200)}", 60))
         looks = {layer: look(number) for number, layer in enumerate(layers)}
         handles = [handle(how.colour, str(layer + 1), "", how.dash) for layer, how in looks.items()]
         legend_below(figure, handles, columns=5, title="layer (mean over its heads)")
         paper = "As in the paper's figure 1: " if name == "span" else ""
-        bands = ", lines are means over seeds and bands reach from the lowest to the highest seed" if several else ""
+        bands = (
+            ", lines are means over seeds and bands reach from the lowest to the highest seed" if several else ""
+        )
         return Drawn(
             slug,
             f"{plain(name)} per layer over training: {plain(recorded.row.short)}",

@@ -52,7 +52,7 @@ def row_label(row: Row, width: int = 32) -> str:
 
 
 def state_text(row: Row) -> str:
-    """`` (failed)``, `` (2 of 3 seeds)``, `` (stale)``, or empty where all of a row is finished, by today's engine."""
+    """`` (failed)``, `` (2 of 3 seeds)``, `` (stale)``; empty where all of a row is finished, by today's engine."""
     state = "" if row.state == "finished" else f" ({row.state})"
     if 0 < row.finished < len(row.cells):
         state = f" ({row.finished} of {len(row.cells)} seeds)"

@@ -7,7 +7,7 @@ from reports.figures.drawing import Drawn, finish, handle, legend_below, look, n
 from reports.figures.rows import choose, row_label
 from reports.layout import plain
 from reports.tables import Report
-from suite.look import COLUMN, STYLE, style
+from suite.look import COLUMN, style
 
 MOST = 8
 """Types of one kind that have room."""
@@ -17,14 +17,16 @@ TITLES: dict[Kind, str] = {"answer_type": "type of answer", "question_type": "ty
 
 
 def by_type(report: Report) -> Drawn | None:
-    """Test accuracy (per cent) by type, a band per type and in it a point per row; None where nothing has a type."""
+    """Test accuracy (per cent), a band per type and in it a point per row; None where nothing has a type."""
     from matplotlib.figure import Figure
 
     if report.by_type is None:
         return None
     chosen = choose([row for row in report.rows if row.trained], FEW)
     rows = [row for row in chosen.rows if row.key in report.by_type.rows]
-    kinds = {kind: most_asked(report.by_type, kind) for kind in KINDS if report.by_type.types(kind)}
+    kinds: dict[Kind, list[str]] = {
+        kind: most_asked(report.by_type, kind) for kind in KINDS if report.by_type.types(kind)
+    }
     if not rows:
         return None
     band = max(0.3, 0.07 * len(rows))
@@ -69,7 +71,7 @@ def by_type(report: Report) -> Drawn | None:
             handles.append(handle("none", chosen.short, linestyle=""))
         legend_below(figure, handles)
         parts = [
-            f" Of {len(report.by_type.types(kind))} {TITLES[kind].replace('type', 'types', 1)}s the {MOST} most "
+            f" Of {len(report.by_type.types(kind))} {TITLES[kind].replace('type', 'types')} the {MOST} most "
             "asked are drawn."
             for kind, names in kinds.items()
             if len(names) < len(report.by_type.types(kind))
