@@ -32,6 +32,7 @@ RECORDS = (
 """The files of a cell that reports read."""
 MEASURED = ("cost.json",)
 """Those of them that no second run repeats."""
+SOURCES = (".py", ".js", ".css", ".json")
 PACKAGES = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy")
 """What bytes depend on besides our own source."""
 
@@ -44,17 +45,20 @@ def stamps(output: Path) -> Stamps:
     return {_name(path, output): (status.st_ino, status.st_mtime_ns) for path, status in files}
 
 
-def write_provenance(study_folder: Path, output: Path, before: Stamps, measured: bool) -> None:
+def write_provenance(study_folder: Path, output: Path, before: Stamps, options: Mapping[str, Any]) -> None:
     """Writes provenance.json of the files under ``output`` that are not as they were ``before``: inputs, outputs.
+
+    ``options`` are those that ``reports.build.build`` was given beside its folders, ``measured`` among them.
 
     Holds neither times nor paths of this machine.
     """
+    measured = options["measured"]
     written = [name for name, stamp in stamps(output).items() if before.get(name) != stamp and name != NAME]
     inputs = {name: _digest(path) if measured else _digest_of_lasting(path) for name, path in _inputs(study_folder)}
     write_json(
         output / NAME,
         {
-            "options": {"measured": measured},
+            "options": options,
             "inputs": {
                 name: digest for name, digest in sorted(inputs.items()) if measured or not _is_measured(name)
             },
@@ -64,8 +68,8 @@ def write_provenance(study_folder: Path, output: Path, before: Stamps, measured:
     )
 
 
-def check(build: Callable[[Path, bool], Any], study_folder: Path, output: Path) -> str:
-    """What tells the report at ``output`` from what ``build`` (output, measured) makes of the records now.
+def check(build: Callable[..., Any], output: Path) -> str:
+    """What tells the report at ``output`` from what ``build`` (output, and the report's options) makes now.
 
     Files that differ, are missing or are extra, and the inputs that have changed, a line each; empty where there is
     nothing. Raises UserError where there is no report.
@@ -76,7 +80,7 @@ def check(build: Callable[[Path, bool], Any], study_folder: Path, output: Path) 
     old = read_json(told)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
-        build(again, old["options"]["measured"])
+        build(again, **old["options"])
         new, made, here = read_json(again / NAME), _contents(again), _contents(output)
     lines = [
         f"{'missing' if name not in here else 'extra' if name not in made else 'differs'}: {name}"
@@ -107,8 +111,9 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 def program() -> dict[str, str]:
     """What made the report: a digest of our source, and the versions of the packages that draw and write."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(f"{path.name} {_digest(path)}\n".encode())
+    folder = Path(__file__).parent
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in SOURCES):
+        digest.update(f"{_name(path, folder)} {_digest(path)}\n".encode())
     return {"reports": digest.hexdigest()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 

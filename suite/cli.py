@@ -260,15 +260,20 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    if arguments.check:
-        return _check_report(StudyFolder(arguments.runs / arguments.study))
-    print(_build_report(StudyFolder(arguments.runs / arguments.study), measured=not arguments.no_measured))
-    return 0
+    folder = StudyFolder(arguments.runs / arguments.study)
+    # Reports from elsewhere need not know an option before somebody asks for it.
+    options = {"measured": False} if arguments.no_measured else {}
+    options |= {"question": arguments.question} if arguments.question is not None else {}
+    options |= {"all_heads": True} if arguments.all_heads else {}
+    if not arguments.check:
+        print(_build_report(folder, **options))
+        return 0
+    if options:
+        raise UserError("--check builds with the options that the report was made with: give it alone.")
+    return _check_report(folder)
 
 
-def _build_report(folder: StudyFolder, measured: bool = True) -> str:
-    # Reports from elsewhere need not know the option before somebody asks for it.
-    options = {} if measured else {"measured": False}
+def _build_report(folder: StudyFolder, **options: object) -> str:
     reports = [registry.find("report", name) for name in registry.names("report")]
     texts = [report(folder.path, folder.path / "report", **options) for report in reports]
     return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
@@ -630,11 +635,12 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[places], help="which cells are finished")
     status.set_defaults(command=_status)
     report = commands.add_parser("report", parents=[places], help="rebuild tables and figures from records")
-    which = report.add_mutually_exclusive_group()
-    which.add_argument(
+    report.add_argument(
         "--no-measured", action="store_true", help="without what no second run repeats, such as seconds"
     )
-    which.add_argument(
+    report.add_argument("--question", metavar="ID", help="of the test split: draw the rows' answers to it")
+    report.add_argument("--all-heads", action="store_true", help="draw alpha of every head, not of the first six")
+    report.add_argument(
         "--check", action="store_true", help="only say whether the report is what the records give; 1 where not"
     )
     report.set_defaults(command=_report)
