@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from reports.page import write_page
 from reports.render import comma_separated, latex, markdown, terminal, types_comma_separated
 from reports.tables import Report, build_report
 from suite.records import write_bytes, write_text
@@ -28,6 +29,7 @@ def build(study_folder: Path, output: Path, width: int = 100, measured: bool = T
     else:
         write_text(output / "types.csv", types)
     write_figures(report, output / "figures")
+    write_page(report, study_folder, output)
     return terminal(report, width, styled=sys.stdout.isatty())
 
 

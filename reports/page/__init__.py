@@ -46,7 +46,9 @@ def _files(report: Report, cells: Sequence[CellRecord], examples: Examples) -> I
     for cell in cells:
         columns = sites(cell.folder)
         learned[cell.id] = list(columns)
-        yield _script(f"cells/{cell.id}", cell_data(cell, labels.get(cell.id, ""), learned[cell.id], report.measured))
+        yield _script(
+            f"cells/{cell.id}", cell_data(cell, labels.get(cell.id, ""), learned[cell.id], report.measured)
+        )
         if columns:
             yield _script(f"sites/{cell.id}", columns)
     yield _script("study", row_data(report, learned) | examples.listed())

@@ -52,7 +52,9 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
         "row": label,
         "start": cell.start,
         # Where the log lies is a path of one machine: its end is on the page.
-        "failure": [[name, clean(str(failure[name]))] for name in ("kind", "message", "where") if failure.get(name)],
+        "failure": [
+            [name, clean(str(failure[name]))] for name in ("kind", "message", "where") if failure.get(name)
+        ],
         "sections": [section for section in sections if section["rows"]],
         "curves": curves(read_lines(cell.folder / "metrics.jsonl")),
         "learned": list(learned),
@@ -105,7 +107,7 @@ def sites(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def _heads(value: Any) -> list[float]:
     """One number per head; none where the column holds something else."""
     values = value if isinstance(value, list) else [value]
-    numbers = [one for one in values if isinstance(one, int | float)]
+    numbers = [float(one) for one in values if isinstance(one, int | float)]
     return numbers if len(numbers) == len(values) else []
 
 

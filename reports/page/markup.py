@@ -13,10 +13,10 @@ class Markup(str):
     """HTML that ``element`` or ``joined`` made; any other string is text."""
 
 
-def element(name: str, *children: str, **attributes: str | int | bool | None) -> Markup:
-    """``<name attributes>children</name>``; attributes that are None or False are left out, ``_`` in names is ``-``.
+def element(name: str, /, *children: str, **attributes: str | int | bool | None) -> Markup:
+    """``<name attributes>children</name>``, without the attributes that are None or False.
 
-    A trailing underscore keeps a name from being a word of Python: ``class_``.
+    An underscore in an attribute's name is written ``-``; one at its end keeps it from being a word of Python.
     """
     written = ""
     for key, value in attributes.items():

@@ -50,7 +50,10 @@ def _sources(report: Report, texts: Sequence[TextTable]) -> list[list[tuple[str,
             found.append([(row.state, row.cells) for row in report.rows])
         elif table.title == COMPARISONS:
             found.append(
-                [("finished" if one.finished else "missing", (*one.base, *one.changed)) for one in report.comparisons]
+                [
+                    ("finished" if one.finished else "missing", (*one.base, *one.changed))
+                    for one in report.comparisons
+                ]
             )
         else:
             found.append([("", ())] * len(table.rows))
@@ -58,7 +61,7 @@ def _sources(report: Report, texts: Sequence[TextTable]) -> list[list[tuple[str,
 
 
 def data_table(title: str, columns: Sequence[Column], lines: Sequence[Line]) -> Markup:
-    """A table that scrolls in a box of its own; its first column is what a line is about, with links to its cells."""
+    """A table that scrolls in a box of its own; its first column names each line, with links to its cells."""
     sides = [(side, len(list(group))) for side, group in groupby(column.side for column in columns)]
     head = []
     if any(side for side, _ in sides):
@@ -116,7 +119,9 @@ def _line(columns: Sequence[Column], line: Line, starts: set[int]) -> Markup:
 def _about(text: str | Markup, cells: Cells) -> Markup:
     if not cells:
         return joined(text)
-    links = (element("li", cell_link(cell.id), " ", element("span", _state(cell), class_="quiet")) for cell in cells)
+    links = (
+        element("li", cell_link(cell.id), " ", element("span", _state(cell), class_="quiet")) for cell in cells
+    )
     return element("details", element("summary", text), element("ul", *links))
 
 
