@@ -276,7 +276,7 @@ def _floors(report: Report) -> tuple[str, ...]:
 def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
     return (
         plain(report.reference),
-        f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}.",
+        f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}. Its code: {report.paper.code}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
         f"paper{'; seconds of training' if report.measured else ''}.",
         *(

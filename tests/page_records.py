@@ -109,7 +109,9 @@ def fill(path: Path) -> Path:
     )
     record.append("segments", [{"step": 0, "node": "a" * 12, "device": "cpu", "start": {"id": "start-s0"}}])
     record.append("segments", [{"step": 300, "node": "b" * 12, "device": "cpu", "start": None}])
-    record.append("submissions", [{"split": "test-dev", "questions": 9673, "sha256": "0" * 64, "file": "/x/dev.json"}])
+    record.append(
+        "submissions", [{"split": "test-dev", "questions": 9673, "sha256": "0" * 64, "file": "/x/dev.json"}]
+    )
     write_text(record.log, "".join(f"line {number} {IMAGE}\x1b[31m\n" for number in range(250)) + "x" * 5000 + "\n")
     return path
 
@@ -124,7 +126,13 @@ def write_large(path: Path, count: int = 1000) -> Path:
         entries.append({"id": name, "role": "row", "start": None, "cell": to_plain(cell)})
         record = CellFolder(path / name)
         record.path.mkdir()
-        config = {"id": name, "cell": to_plain(cell), "code": {"engine": "engine-of-today"}, "packages": {}, "hardware": {}}
+        config = {
+            "id": name,
+            "cell": to_plain(cell),
+            "code": {"engine": "engine-of-today"},
+            "packages": {},
+            "hardware": {},
+        }
         result = {"macs": 9e7, "macs_reference": 1e8 + number, "uncounted_operators": {}, "parameters": 1e6}
         result |= {"steps": 600, "seconds": 1.0}
         metrics = {"step": 600, "seconds": 1.0, "train_loss": 0.5, "loss": 0.5, "accuracy": 90.0}

@@ -35,7 +35,7 @@
       for (let k = 0; k < site.columns; k++) {
         const at = 4 * (q * site.columns + k);
         const share = Math.sqrt(site.at(head, q, k) / greatest);
-        image.data.set([0, 114, 178, Math.round(255 * share)], at);
+        image.data.set([213, 94, 0, Math.round(255 * share)], at);
       }
     }
     context.putImageData(image, 0, 0);

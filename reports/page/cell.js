@@ -31,7 +31,7 @@
     );
     if (cell.failure.length) main.append(section("Failure", node("div", { class: "failure" }, facts(cell.failure))));
     if (curves.length) main.append(section("Curves", node("div", { id: "charts" }, curves)));
-    main.append(node("div", { class: "facts-grid" }, cell.sections.filter((one) => !one.columns).map((one) => section(one.title, facts(one.rows)))));
+    main.append(node("div", { class: "facts-grid" }, cell.sections.filter((one) => !one.columns).map((one) => (one.folded ? folded : section)(one.title, facts(one.rows)))));
     for (const one of cell.sections.filter((other) => other.columns)) main.append(section(one.title, table(one)));
     if (cell.log.length) {
       main.append(section(cell.log_whole ? "Log" : `End of the log: its last ${cell.log.length} lines`, node("pre", { class: "box", tabindex: 0, role: "region", "aria-label": "Log" }, cell.log.join("\n"))));
@@ -40,6 +40,10 @@
 
   function section(title, ...children) {
     return node("section", {}, node("h2", {}, title), children);
+  }
+
+  function folded(title, ...children) {
+    return node("section", {}, node("details", {}, node("summary", {}, node("h2", {}, title)), children));
   }
 
   function facts(rows) {

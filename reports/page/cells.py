@@ -27,7 +27,7 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
     """The page of ``cell``, a cell of the row ``label``; times, machines and logs only if ``measured``."""
     record = CellFolder(cell.folder)
     config = record.config() if (cell.folder / "config.json").exists() else {}
-    sections = [_facts("Configuration", _flat(cell.configuration))]
+    sections = _configuration(cell.configuration)
     if cell.result is not None:
         result = {name: value for name, value in cell.result.items() if measured or name != "seconds"}
         sections.insert(0, _facts("Result", _flat(result)))
@@ -61,6 +61,17 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
         "log": lines,
         "log_whole": whole,
     }
+
+
+def _configuration(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cell's own choices, its protocol, its model, and folded what it starts from."""
+    groups = ("protocol", "model", "start")
+    own = {name: value for name, value in configuration.items() if name not in groups}
+    sections = [_facts("Configuration", _flat(own))]
+    for name in groups:
+        if configuration[name] is not None:
+            sections.append(_facts(name.capitalize(), _flat(configuration[name]), folded=name == "start"))
+    return sections
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -132,8 +143,13 @@ def _submission(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: PurePath(str(value)).name if name == "file" else value for name, value in line.items()}
 
 
-def _facts(title: str, facts: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    return {"title": title, "columns": None, "rows": [[clean(name), clean(value)] for name, value in facts]}
+def _facts(title: str, facts: Iterable[tuple[str, str]], folded: bool = False) -> dict[str, Any]:
+    return {
+        "title": title,
+        "columns": None,
+        "folded": folded,
+        "rows": [[clean(name), clean(value)] for name, value in facts],
+    }
 
 
 def _table(title: str, lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -150,13 +166,17 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             lines += _flat(value, f"{before}{name}.")
         else:
-            lines.append((before + name, value if isinstance(value, str) else _written(value)))
+            lines.append((before + name, _written(value)))
     return lines
 
 
 def _written(value: Any) -> str:
-    if value is None:
+    if value is None or value in ([], {}, ""):
         return "none"
+    if isinstance(value, list):
+        return ", ".join(map(_written, value))
+    if isinstance(value, str):
+        return value
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         return f"{value:,}"
     return json.dumps(value, ensure_ascii=False)

@@ -14,7 +14,7 @@
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= rough);
     const found = [];
-    for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step);
+    for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step || 0);
     return found;
   }
 
@@ -29,9 +29,10 @@
     return [given.low ?? low - margin, given.high ?? high + margin];
   }
 
-  // `describe(width)` gives {label, height, x, y, series, rules}. An axis is {label, low?, high?, names?}: names are
+  // `describe(width)` gives {label, height, x, y, series, rules?, words?}. An axis is {label, low?, high?, names?}: names are
   // the places of a list. A series is {name, colour, dash?, points: [[x, y, text?]], line?, dots?, ticks?, faint?,
-  // open?, spans?: [[x, low, high]], bars?: [[y, low, high]]}; rules are [x, text].
+  // open?, shade?: from 0 to 1 in place of a colour, spans?: [[x, low, high]], bars?: [[y, low, high]]}; rules are
+  // [x, text], and words [y, text] stand where a line has no value.
   page.chart = (place, describe) => {
     const tip = page.node("div", { class: "tip", hidden: true });
     const spoken = page.node("div", { class: "unseen", "aria-live": "polite" });
@@ -59,7 +60,7 @@
     const { node, svg } = page;
     const height = chart.height;
     const points = chart.series.flatMap((series) => series.points);
-    const left = chart.y.names ? Math.min(230, width * 0.4) : 52;
+    const left = chart.y.names ? Math.min(250, width * 0.42) : 52;
     const xs = [...points.map((point) => point[0]), ...(chart.rules || []).map((rule) => rule[0]), ...chart.series.flatMap((one) => (one.bars || []).flatMap((bar) => bar.slice(1)))];
     const ys = [...points.map((point) => point[1]), ...chart.series.flatMap((one) => (one.spans || []).flatMap((span) => span.slice(1)))];
     const [x0, x1] = range(xs, chart.x, 0.04);
@@ -89,6 +90,9 @@
     root.append(svg("text", { class: "axis", x: (left + width - RIGHT) / 2, y: height - 6, "text-anchor": "middle" }, chart.x.label));
     for (const [value, text] of chart.rules || []) {
       root.append(svg("line", { class: "rule", x1: across(value), x2: across(value), y1: TOP, y2: height - BOTTOM }, svg("title", {}, text)));
+    }
+    for (const [y, text] of chart.words || []) {
+      root.append(svg("text", { class: "words", x: (left + width - RIGHT) / 2, y: down(y) + 4, "text-anchor": "middle" }, text));
     }
     for (const series of chart.series) root.append(marks(series, across, down));
 
@@ -153,9 +157,16 @@
     return root;
   }
 
+  function coloured({ colour, shade }, group) {
+    group.classList.add("series");
+    if (shade === undefined) group.classList.add(`colour-${colour % 7}`);
+    else group.style.color = `color-mix(in oklch, var(--first), var(--last) ${Math.round(100 * shade)}%)`;
+    return group;
+  }
+
   function marks(series, across, down) {
     const { svg } = page;
-    const group = svg("g", { class: `series colour-${series.colour % 7}${series.faint ? " faint" : ""}` });
+    const group = coloured(series, svg("g", { class: series.faint ? "faint" : "" }));
     if (series.spans && series.spans.length > 1) {
       const upper = series.spans.map(([x, , high]) => `${across(x)},${down(high)}`);
       const lower = [...series.spans].reverse().map(([x, low]) => `${across(x)},${down(low)}`);
@@ -177,13 +188,14 @@
     return group;
   }
 
-  // Buttons that show and hide series; `names` with their colour, `on` a set of indices.
-  page.legend = (names, on, changed) =>
+  // Buttons that show and hide series: `looks` has of each its name and how it is drawn, `on` is a set of indices.
+  page.legend = (looks, on, changed) =>
     page.node(
       "div",
       { class: "legend", role: "group", "aria-label": "Shown lines" },
-      names.map(({ name, colour, dash }, index) => {
-        const sample = page.svg("svg", { width: 24, height: 10, "aria-hidden": "true" }, page.svg("g", { class: `series colour-${colour % 7}` }, page.svg("line", { x1: 1, x2: 23, y1: 5, y2: 5, "stroke-dasharray": DASHES[(dash || 0) % DASHES.length] })));
+      looks.map((look, index) => {
+        const line = page.svg("line", { x1: 1, x2: 23, y1: 5, y2: 5, "stroke-dasharray": DASHES[(look.dash || 0) % DASHES.length] });
+        const sample = page.svg("svg", { width: 24, height: 10, "aria-hidden": "true" }, coloured(look, page.svg("g", {}, line)));
         const button = page.node(
           "button",
           {
@@ -197,7 +209,7 @@
             },
           },
           sample,
-          page.node("span", { dir: "auto" }, name),
+          page.node("span", { dir: "auto" }, look.name),
         );
         return button;
       }),

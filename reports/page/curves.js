@@ -124,15 +124,23 @@
     const panels = () => [...new Set((sites || []).map((site) => `${site.stack}, ${site.direction}`))];
     const shown = () => (sites || []).filter((site) => `${site.stack}, ${site.direction}` === panels()[panel]);
     const name = () => known[subject].learned[column];
+    // Layers are in order: so are their colours.
+    const look = (site) => ({ name: `layer ${site.index + 1}`, shade: site.index / Math.max(1, ...shown().map((one) => one.index)) });
+    const on = new Set();
+    const legend = page.node("div");
+    function draw() {
+      on.clear();
+      shown().forEach((_, index) => on.add(index));
+      legend.replaceChildren(page.legend(shown().map(look), on, redraw));
+      redraw();
+    }
     const redraw = page.chart(place, () => ({
       label: `${name()} per layer over training steps`,
       height: 300,
       x: { label: "training steps", low: 0 },
       y: { label: UNITS[name()] || name() },
-      series: shown().map((site) => ({
-        name: `layer ${site.index + 1}`,
-        colour: site.index,
-        dash: Math.floor(site.index / 7),
+      series: shown().filter((_, index) => on.has(index)).map((site) => ({
+        ...look(site),
         line: true,
         spans: site.step.map((step, index) => [step, site.low[index], site.high[index]]),
         points: site.step.map((step, index) => [
@@ -159,7 +167,7 @@
         }),
         page.select("Where", panels(), panel, (index) => {
           panel = index;
-          redraw();
+          draw();
         }),
       ];
       const focused = [...controls.querySelectorAll("select")].indexOf(document.activeElement);
@@ -175,9 +183,9 @@
       controls.replaceChildren(...choices);
       // The controls were made anew: the keyboard stays where it was.
       if (focused >= 0) controls.querySelectorAll("select")[focused]?.focus();
-      redraw();
+      draw();
     }
     update();
-    return figure("What attention learned", "One line per layer, the mean over its heads; the band reaches from the least head to the greatest.", controls, place, status);
+    return figure("What attention learned", "One line per layer, the mean over its heads; the band reaches from the least head to the greatest.", controls, place, legend, status);
   };
 })();

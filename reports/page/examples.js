@@ -206,9 +206,9 @@
     boxes.replaceChildren(strip("Boxes", "boxes", names().boxes, share("boxes")));
     drawPicture(share("boxes"));
     if (!one) return keys.replaceChildren();
-    const label = (kind, index) => (kind === "words" ? names().words[index] : `box ${index + 1}`);
+    const label = (kind, index) => (kind === "words" ? `“${names().words[index]}”` : `box ${index + 1}`);
     const ranked = Array.from({ length: one.columns }, (_, k) => [k, one.at(at.head, at.query, k)]).filter(([, weight]) => weight > 0).sort((a, b) => b[1] - a[1]);
-    const best = ranked.slice(0, 4).map(([k, weight]) => `${label(one.keys, k)} ${weight.toFixed(2)}`);
+    const best = ranked.slice(0, 4).map(([k, weight]) => `${label(one.keys, k)} (${weight.toFixed(2)})`);
     keys.replaceChildren(`${label(one.queries, at.query)} attends to ${ranked.length} of ${one.columns} ${one.keys}${best.length ? `, most to ${best.join(", ")}` : ""}.`);
   }
 

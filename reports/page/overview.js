@@ -19,7 +19,8 @@
       label: "Test accuracy of each row",
       height: 60 + 30 * rows.length,
       x: { label: "test accuracy (%)" },
-      y: { names: rows.map((row) => row.short + (row.accuracy === null ? ` (${row.state})` : "")) },
+      y: { names: rows.map((row) => row.short) },
+      words: rows.flatMap((row, index) => (row.accuracy === null ? [[index, row.state]] : [])),
       rules: study.floors.map(([name, value]) => [value, `floor: ${name}, ${value.toFixed(2)} %`]),
       series: rows.flatMap((row, index) => {
         if (row.accuracy === null) return [];

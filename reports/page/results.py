@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from urllib.parse import quote
@@ -60,8 +61,11 @@ def _sources(report: Report, texts: Sequence[TextTable]) -> list[list[tuple[str,
     return found
 
 
-def data_table(title: str, columns: Sequence[Column], lines: Sequence[Line]) -> Markup:
-    """A table that scrolls in a box of its own; its first column names each line, with links to its cells."""
+def data_table(title: str, columns: Sequence[Column], lines: Sequence[Line], titled: bool = True) -> Markup:
+    """A table that scrolls in a box of its own; its first column names each line, with links to its cells.
+
+    Without a visible title where it is the only table of its section.
+    """
     sides = [(side, len(list(group))) for side, group in groupby(column.side for column in columns)]
     head = []
     if any(side for side, _ in sides):
@@ -72,21 +76,19 @@ def data_table(title: str, columns: Sequence[Column], lines: Sequence[Line]) -> 
             for side, span in sides
         ]
         head.append(element("tr", *spans, class_="sides"))
-    starts = {sum(span for _, span in sides[:place]) for place in range(1, len(sides))}
+    first = {sum(span for _, span in sides[:place]) for place in range(1, len(sides))}
+    looks = [
+        Look(numeric=place > 0 and _is_numeric(lines, place), first=place in first, paper=column.side == "paper")
+        for place, column in enumerate(columns)
+    ]
+    titles = zip(columns, looks, strict=True)
     head.append(
-        element(
-            "tr",
-            *(
-                element("th", column.title, scope="col", class_="first" if place in starts else None)
-                for place, column in enumerate(columns)
-            ),
-            class_="titles",
-        )
+        element("tr", *(element("th", column.title, scope="col", class_=look.classes()) for column, look in titles))
     )
-    body = [_line(columns, line, starts) for line in lines]
+    body = [_line(line, looks) for line in lines]
     table = element(
         "table",
-        element("caption", title),
+        element("caption", title, class_=None if titled else "unseen"),
         element("thead", *head),
         element("tbody", *body),
         class_="data",
@@ -94,25 +96,35 @@ def data_table(title: str, columns: Sequence[Column], lines: Sequence[Line]) -> 
     return element("div", table, class_="box", tabindex=0, role="region", aria_label=title)
 
 
-def _line(columns: Sequence[Column], line: Line, starts: set[int]) -> Markup:
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a column looks."""
+
+    numeric: bool
+    first: bool
+    """Whether a line is drawn before it, where a side begins."""
+    paper: bool
+
+    def classes(self, text: str = "") -> str | None:
+        names = {"number": self.numeric, "first": self.first, "paper": self.paper}
+        names |= {"absent": text == ABSENT, "short": 0 < len(text) < SHORT}
+        return " ".join(name for name, holds in names.items() if holds) or None
+
+
+SHORT = 18
+"""Characters of a text that is never broken into lines."""
+
+
+def _is_numeric(lines: Sequence[Line], place: int) -> bool:
+    return any(is_number(line.texts[place]) for line in lines)
+
+
+def _line(line: Line, looks: Sequence[Look]) -> Markup:
     title = f"From {', '.join(cell.id for cell in line.cells)}" if line.cells else None
-    cells = []
-    for place, (column, text) in enumerate(zip(columns, line.texts, strict=True)):
-        if place == 0:
-            cells.append(element("th", _about(text, line.cells), scope="row"))
-            continue
-        classes = " ".join(
-            name
-            for name, holds in (
-                ("first", place in starts),
-                ("number", is_number(text)),
-                ("absent", text == ABSENT),
-                ("paper", column.side == "paper"),
-            )
-            if holds
-        )
-        ours = title if column.side != "paper" and text != ABSENT else None
-        cells.append(element("td", text, class_=classes or None, title=ours))
+    cells = [element("th", _about(line.texts[0], line.cells), scope="row")]
+    for text, look in zip(line.texts[1:], looks[1:], strict=True):
+        ours = title if not look.paper and text != ABSENT else None
+        cells.append(element("td", text, class_=look.classes(text), title=ours))
     return joined("\n", element("tr", *cells, data_state=line.state or None))
 
 
@@ -130,7 +142,8 @@ def _state(cell: CellRecord) -> str:
 
 
 def is_number(text: str) -> bool:
-    return text[:1] in "+-−<0123456789" and any(character.isdigit() for character in text)
+    """Whether ``text`` begins with a number: ``+1.25``, ``92.12 (stale)``, ``2 of 3``, not ``9-5-5``."""
+    return re.match(r"[<+\-−]?\s*\d[\d,]*(\.\d+)?(?![\d.-])", text) is not None
 
 
 def cell_link(cell_id: str) -> Markup:
@@ -155,7 +168,7 @@ def _claim(claim: Claim) -> Markup:
     sign = element("span", SIGNS[claim.verdict], class_="sign", aria_hidden="true")
     return element(
         "article",
-        element("p", sign, claim.verdict, class_="verdict"),
+        element("p", sign, " ", claim.verdict, class_="verdict"),
         element("div", element("h3", claim.text), element("dl", *terms)),
         class_="claim",
         data_verdict=claim.verdict,
@@ -166,7 +179,7 @@ def _claim(claim: Claim) -> Markup:
 def findings(findings: Sequence[Finding]) -> Markup:
     columns = (Column("", "Cell"), Column("", "Check"), Column("", "Found"))
     lines = [Line((cell_link(one.cell), one.check, one.message), "") for one in findings]
-    return data_table("Cells that should not be trusted", columns, lines) if lines else Markup()
+    return data_table("Cells that should not be trusted", columns, lines, titled=False) if lines else Markup()
 
 
 COSTS = {
@@ -216,7 +229,7 @@ def cells(cells: Cells) -> Markup:
     """Every cell, whatever its role and state."""
     titles = ("Cell", "role", "state", "variant", "layers", "seed", "steps", "test", "failure")
     lines = [Line(_cell(cell), cell.state) for cell in cells]
-    table = data_table("All cells", [Column("", title) for title in titles], lines)
+    table = data_table("All cells", [Column("", title) for title in titles], lines, titled=False)
     return element("div", table, class_="filtered")
 
 

@@ -5,9 +5,9 @@
   const LINES = 100;
   const collator = new Intl.Collator("en", { numeric: true });
 
-  // The number that a text begins with ("+1.25", "1,234", "< 0.001", "92.12 (stale)"), or null.
+  // The number that a text begins with ("+1.25", "1,234", "< 0.001", "92.12 (stale)"), or null ("missing", "9-5-5").
   function leading(text) {
-    const match = /^[<≈~]?\s*([+\-−]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)/i.exec(text);
+    const match = /^[<≈~]?\s*([+\-−]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\d.-])/i.exec(text);
     return match ? Number(match[1].replace(/,/g, "").replace("−", "-")) : null;
   }
 
