@@ -55,7 +55,9 @@
     for (let q = 0; q < site.rows; q++) {
       root.append(svg("text", { class: q === chosen ? "chosen" : "", x: left - 5, y: top + size * (q + 0.5) + 4, "text-anchor": "end" }, short(names[site.queries][q])));
     }
-    for (let k = 0; k < site.columns; k++) {
+    // Two digits need more room than the least square has.
+    const every = site.keys === "boxes" && size < 16 && site.columns > 9 ? 2 : 1;
+    for (let k = 0; k < site.columns; k += every) {
       const [x, y] = [left + size * (k + 0.5) + 4, top - 5];
       const turn = site.keys === "words" ? `translate(${x} ${y}) rotate(-90)` : `translate(${x - 4} ${y})`;
       root.append(svg("text", { transform: turn, "text-anchor": site.keys === "words" ? "start" : "middle", class: site.keys === "boxes" ? "small" : "" }, short(names[site.keys][k])));

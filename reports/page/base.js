@@ -6,10 +6,12 @@ const page = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const loads = new Map();
   const arrivals = new Map();
+  let controls = 0;
 
   function fill(node, attributes, children) {
     for (const [name, value] of Object.entries(attributes || {})) {
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name.startsWith("aria-") && value !== null && value !== undefined) node.setAttribute(name, String(value));
       else if (value === true) node.setAttribute(name, "");
       else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
     }
@@ -61,12 +63,17 @@ const page = (() => {
     number,
     node: (name, attributes, ...children) => fill(document.createElement(name), attributes, children),
     svg: (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children),
-    // A <select> with its label; `choose` is called with the index of the option.
+    // A control below its label.
+    field(label, control) {
+      control.id ||= `control-${++controls}`;
+      return page.node("div", { class: "field" }, page.node("label", { for: control.id }, label), control);
+    },
+    // A field to choose from `options`; `choose` is called with the index of the option.
     select(label, options, chosen, choose) {
       const select = page.node("select", { onchange: () => choose(Number(select.value)) });
       options.forEach((text, index) => select.append(page.node("option", { value: index }, text)));
       select.value = String(chosen);
-      return page.node("label", { class: "field" }, page.node("span", {}, label), select);
+      return page.field(label, select);
     },
     cellLink: (id) => page.node("a", { href: `cell.html#${encodeURIComponent(id)}` }, id),
   };

@@ -69,7 +69,7 @@
     const down = (value) => height - BOTTOM - ((value - y0) / (y1 - y0)) * (height - BOTTOM - TOP);
     const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "group", "aria-label": `${chart.label}. Arrow keys move from value to value.` });
 
-    for (const value of steps(x0, x1, Math.max(2, Math.min(8, (width - left) / 90)))) {
+    for (const value of steps(x0, x1, Math.max(2, Math.min(8, (width - left) / 65)))) {
       const at = across(value);
       root.append(svg("line", { class: "grid", x1: at, x2: at, y1: TOP, y2: height - BOTTOM }));
       root.append(svg("text", { x: at, y: height - BOTTOM + 15, "text-anchor": "middle" }, page.number(value, 4)));

@@ -9,6 +9,7 @@
     penalty: "penalty",
     learning_rate: "learning rate",
   };
+  const BANDS = 3;
   const UNITS = { span: "span (tokens)", density: "density (share of weights that are not 0)" };
 
   function figure(title, text, ...children) {
@@ -142,7 +143,7 @@
       series: shown().filter((_, index) => on.has(index)).map((site) => ({
         ...look(site),
         line: true,
-        spans: site.step.map((step, index) => [step, site.low[index], site.high[index]]),
+        spans: on.size <= BANDS ? site.step.map((step, index) => [step, site.low[index], site.high[index]]) : [],
         points: site.step.map((step, index) => [
           step,
           site.mean[index],
@@ -186,6 +187,6 @@
       draw();
     }
     update();
-    return figure("What attention learned", "One line per layer, the mean over its heads; the band reaches from the least head to the greatest.", controls, place, legend, status);
+    return figure("What attention learned", `One line per layer, the mean over its heads. With at most ${BANDS} layers shown, bands reach from the least head to the greatest.`, controls, place, legend, status);
   };
 })();

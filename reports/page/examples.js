@@ -144,7 +144,7 @@
         await show();
         controls.querySelector("select").focus();
       }),
-      node("label", { class: "field" }, node("span", {}, "Layer"), select),
+      page.field("Layer", select),
       node("span", { class: "field" }, node("span", {}, "Cell"), page.cellLink(answering[at.row][1])),
     );
   }
@@ -243,8 +243,10 @@
       const chosen = asks && index === at.query;
       const rect = svg("rect", { class: `region${weight ? " key" : ""}${weight && !weight[0] ? " zero" : ""}${chosen ? " chosen" : ""}${asks ? " asks" : ""}`, x: x0 * width, y: y0 * height, width: (x1 - x0) * width, height: (y1 - y0) * height });
       if (weight) {
-        rect.style.fillOpacity = (0.5 * weight[1]).toFixed(3);
+        // Mostly by the outline: where all boxes are attended, the picture must still be seen.
+        rect.style.fillOpacity = (0.25 * weight[1] ** 2).toFixed(3);
         rect.style.strokeOpacity = (0.15 + 0.85 * weight[1]).toFixed(3);
+        rect.style.strokeWidth = (1 + 2 * weight[1]).toFixed(2);
       }
       rect.append(svg("title", {}, `box ${index + 1}${weight ? `: ${weight[0].toFixed(3)}` : ""}`));
       if (asks) rect.addEventListener("click", () => chooseQuery(index));

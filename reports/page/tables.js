@@ -91,7 +91,7 @@
     const bar = page.node(
       "div",
       { class: "controls", role: "search" },
-      page.node("label", { class: "field" }, page.node("span", {}, "Filter"), input),
+      page.field("Filter", input),
       states.length > 1 && page.select("State", ["all", ...states], 0, (index) => {
         state = index ? states[index - 1] : "";
         apply();

@@ -225,7 +225,7 @@ def test_a_row_leads_to_its_cells_and_these_to_what_they_were(opened: Open) -> N
     assert page.get_by_text("2.13.0").count() == 1
     assert page.locator("td", has_text="dev.json").inner_text() == "dev.json"
     log = page.get_by_role("region", name="Log").inner_text().splitlines()
-    assert (len(log), log[0]) == (100, f"line 151 {IMAGE} ")
+    assert (len(log), log[0]) == (100, f"line 151 {IMAGE}")
     assert log[-1] == "x" * 400 + " … (4,600 characters more)"
     page.get_by_role("link", name="start-s0").click()
     page.get_by_role("heading", name="start-s0").wait_for()
@@ -250,7 +250,7 @@ def chart(page: Any, title: str) -> Any:
     return page.locator("figure.interactive", has=page.locator("figcaption", has_text=title))
 
 
-def test_charts_tell_values_to_pointer_and_keyboard(opened: Open) -> None:
+def test_charts_tell_values_to_pointer_and_keyboard(opened: Open, study: Path) -> None:
     page = opened()
     accuracy = chart(page, "Test accuracy")
     accuracy.locator("circle.dot").first.hover()
@@ -268,9 +268,11 @@ def test_charts_tell_values_to_pointer_and_keyboard(opened: Open) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    assert training.locator(".tip").inner_text().splitlines()[:2] == [
+    line = StudyFolder(study).cell("span-s0").metrics().iloc[2]
+    assert training.locator(".tip").inner_text().splitlines() == [
         "adaptive attention span, 9-5-5",
-        "training steps: 100",
+        f"training steps: {line['step']:g}",
+        f"validation accuracy (%): {line['accuracy']:.6g}",
     ]
     assert training.locator("[aria-live=polite]").first.inner_text().startswith("adaptive attention span")
 
@@ -278,9 +280,9 @@ def test_charts_tell_values_to_pointer_and_keyboard(opened: Open) -> None:
 def test_what_attention_learned_is_shown_for_a_chosen_row(opened: Open, study: Path) -> None:
     page = opened()
     learned = chart(page, "What attention learned")
-    learned.get_by_label("Row").select_option("adaptive sparse (entmax), 9-5-5")
-    learned.get_by_label("Quantity").select_option("alpha")
-    learned.get_by_label("Where").select_option("cross, words to boxes")
+    learned.get_by_label("Row", exact=True).select_option("adaptive sparse (entmax), 9-5-5")
+    learned.get_by_label("Quantity", exact=True).select_option("alpha")
+    learned.get_by_label("Where", exact=True).select_option("cross, words to boxes")
     assert learned.locator("polyline").count() == 5
     learned.locator(".chart > svg").focus()
     page.keyboard.press("End")
@@ -319,13 +321,13 @@ def test_examples_are_browsed_by_keyboard(opened: Open) -> None:
 def test_weights_of_a_layer_and_head_are_those_of_the_record(opened: Open, study: Path) -> None:
     page = opened()
     browser = page.locator(".browser")
-    browser.get_by_label("Row").select_option("adaptive attention span, 9-5-5")
-    browser.get_by_label("Layer").select_option("cross.2.words-boxes")
+    browser.get_by_label("Row", exact=True).select_option("adaptive attention span, 9-5-5")
+    browser.get_by_label("Layer", exact=True).select_option("cross.2.words-boxes")
     browser.get_by_role("button", name="Head 3").press("Enter")
     assert browser.get_by_role("button", name="Head 3").get_attribute("aria-pressed") == "true"
     chip = browser.get_by_role("group", name="Words").get_by_role("button", name="blue", exact=True)
     chip.press("Enter")
-    weights = StudyFolder(study).cell("span-s0").attention()["cross.2.words-boxes"][0, 2, 5]
+    weights = StudyFolder(study).cell("span-s0").attention()["cross.2.words-boxes"][0, 2, 4]
     texts = (
         browser.get_by_role("group", name="Boxes").locator(".chip").evaluate_all("all => all.map(one => one.title)")
     )
@@ -334,10 +336,10 @@ def test_weights_of_a_layer_and_head_are_those_of_the_record(opened: Open, study
     assert shown[0] > 0, "a weight that is not 0 must not become one"
     assert shown[-1] == 0
     assert f"“blue” attends to {np.count_nonzero(weights)} of 6 boxes" in browser.locator(".keys").inner_text()
-    browser.locator(".weights rect[data-q='5'][data-k='2']").hover()
+    browser.locator(".weights rect[data-q='4'][data-k='2']").hover()
     assert browser.locator(".reading").inner_text() == f"blue → 3: {shown[2]:.3f}"
     # A box as the query, by a click on the picture, and its keys among the words.
-    browser.get_by_label("Layer").select_option("cross.0.boxes-words")
+    browser.get_by_label("Layer", exact=True).select_option("cross.0.boxes-words")
     box = browser.locator(".picture .region").last
     box.dispatch_event("click")
     assert browser.locator(".picture .chosen").count() == 1
