@@ -9,6 +9,7 @@ from pathlib import Path
 from reports.checks import checks
 from reports.claims import claims
 from reports.figures import Options, draw_all, write_figures
+from reports.page import write_page
 from reports.provenance import check as check_report
 from reports.provenance import stamps, write_provenance
 from reports.render import comma_separated, latex, markdown, terminal, types_comma_separated
@@ -25,7 +26,7 @@ def build(
     all_heads: bool = False,
     check: bool = False,
 ) -> str:
-    """Writes tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables as text.
+    """Writes index.html, tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables as text.
 
     Where questions have types, types.csv too. ``width`` is that of the terminal, in characters. The files depend on
     the records alone: the same records give the same bytes, and without what is ``measured`` so do the records of
@@ -50,6 +51,7 @@ def build(
     else:
         write_text(output / "types.csv", types)
     write_figures(drawn, output / "figures")
+    write_page(report, study_folder, output, drawn)
     options = {"measured": measured, "question": question, "all_heads": all_heads}
     write_provenance(study_folder, output, before, options)
     return terminal(report, width, styled=sys.stdout.isatty())

@@ -222,7 +222,7 @@ Pair = tuple[CellRecord, CellRecord]
 
 def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     """The tables of the study at ``study_folder``, whatever is finished of it; with seconds if ``measured``."""
-    paper, study, cells = load_paper(), StudyFolder(study_folder).study(), _read(study_folder)
+    paper, study, cells = load_paper(), StudyFolder(study_folder).study(), read_cells(study_folder)
     groups = _group(cell for cell in cells if cell.role == "row")
     repeated = _match(paper, groups)
     further = [group for group in groups if group not in repeated.values()]
@@ -329,7 +329,8 @@ def _searched(search: Mapping[str, Any], cells: Sequence[CellRecord]) -> str:
     )
 
 
-def _read(study_folder: Path | str) -> list[CellRecord]:
+def read_cells(study_folder: Path | str) -> list[CellRecord]:
+    """Every cell of the study, rows or not, in the study's order."""
     cells = []
     for plain in load_cells(study_folder).to_dict("records"):
         # pandas turns None into NaN in columns of numbers and of texts: results come from the record itself.
