@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from reports.by_type import KINDS, Kind
+from reports.cost_tables import cost_remarks, cost_tables
 from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
 
 ABSENT = "-"
@@ -117,7 +118,9 @@ def lay_out(report: Report) -> Layout:
         tables.append(_types_table(report))
     if report.comparisons:
         tables.append(_comparison_table(report))
-    return Layout(plain(report.heading), tuple(tables), _floors(report), _remarks(report, server, official))
+    tables += cost_tables(report)
+    remarks = (*_remarks(report, server, official), *map(plain, cost_remarks(report)))
+    return Layout(plain(report.heading), tuple(tables), _floors(report), remarks)
 
 
 def _few_types(report: Report) -> list[tuple[Kind, str, int | None]]:

@@ -16,7 +16,7 @@ from typing import Any
 from reports.by_type import ByType, by_type
 from reports.checks import Finding
 from reports.claims import Claim
-from reports.costs import Cost
+from reports.costs import Cost, Costs
 from reports.published import Paper, Published, load_paper
 from reports.statistics import Estimate, Verdict
 from suite.records import CellFolder, RecordError, StudyFolder, depth_text, load_cells
@@ -216,6 +216,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     evaluated = [group for group in further if group[0].keep is not None]
     reference = _reference(paper, repeated, groups)
     looked = study["floors"]["looked"]
+    costs = Costs(reference, looked) if measured else None
 
     def row(key: str, label: str, short: str, published: Published | None, group: Group) -> Row:
         measured, against = _measure(group), _measure(reference)
@@ -237,6 +238,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
                 *_remarks(group, reference),
                 *([_server_note(published, group, measured)] if measured and measured.server else []),
             ),
+            costs=costs.of(group) if costs else (),
         )
 
     blocks = [

@@ -184,7 +184,7 @@ class FinishedCell:
             return
         # What is imported, or read of the data set, once and for any model is there before: torch brings half of
         # itself in with its first optimiser.
-        assert self.cell
+        _ = self._opened
         weights = torch.ones(64, 64, requires_grad=True)
         (weights @ weights).softmax(-1).sum().backward()
         torch.optim.AdamW([weights]).step()
