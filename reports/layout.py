@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from reports.by_type import KINDS, Kind
+from reports.cost_tables import cost_remarks, cost_tables
 from reports.statistics import RESAMPLES, Estimate
 from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
 from reports.verdicts import DIFFERENCES, LEVELS
@@ -127,7 +128,9 @@ def lay_out(report: Report) -> Layout:
     if report.comparisons:
         tables.append(_comparison_table(report))
     tables += trust_tables(report)
-    return Layout(plain(report.heading), tuple(tables), _floors(report), _remarks(report, server, official))
+    tables += cost_tables(report)
+    remarks = (*_remarks(report, server, official), *map(plain, cost_remarks(report)))
+    return Layout(plain(report.heading), tuple(tables), _floors(report), remarks)
 
 
 def _few_types(report: Report) -> list[tuple[Kind, str, int | None]]:

@@ -16,7 +16,7 @@ from typing import Any
 from reports.by_type import ByType, by_type
 from reports.checks import Finding
 from reports.claims import Claim
-from reports.costs import Cost
+from reports.costs import Cost, Costs
 from reports.published import Paper, Published, load_paper
 from reports.scores import ScoreReader, Scores, difference, level
 from reports.statistics import Estimate, Sample, Verdict, adjust, estimates
@@ -245,6 +245,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     paired = {key: found["row", key] for key in pairs}
     paired |= dict(zip(family, adjust([paired[key] for key in family]), strict=True))
     changes = adjust([found["change", str(place)] for place in range(len(comparisons))])
+    costs = Costs(reference, looked) if measured else None
 
     def row(key: str, label: str, short: str, published: Published | None, group: Group) -> Row:
         measured, against = _measure(group), _measure(reference)
@@ -273,6 +274,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
             verdict=verdict(published, paper.reference, paired.get(key), server)
             if published and measured
             else None,
+            costs=costs.of(group) if costs else (),
         )
 
     blocks = [
