@@ -26,13 +26,13 @@ def build(
     all_heads: bool = False,
     check: bool = False,
 ) -> str:
-    """Writes index.html, tables.md, tables.tex, tables.csv and figures/ under ``output``.
+    """Writes index.html, tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables.
 
-    Returns the tables as text. Where questions have types, there is types.csv too. ``width`` is that of the terminal, in characters. The files depend on
-    the records alone: the same records give the same bytes, and without what is ``measured`` so do the records of
-    two runs. ``question`` is the id of the one whose answers are drawn, ``all_heads`` draws every head's alpha.
-    With ``check`` nothing is written: returns what tells the report that is there from what its options would give
-    now, and nothing where it is the same.
+    Where questions have types, there is types.csv too. ``width`` is that of the terminal, in characters. The files
+    depend on the records alone: the same records give the same bytes, and without what is ``measured`` so do the
+    records of two runs. ``question`` is the id of the one whose answers are drawn, ``all_heads`` draws every head's
+    alpha. With ``check`` nothing is written: returns what tells the report that is there from what its options
+    would give now, and nothing where it is the same.
 
     Raises UserError for an id that is not in the records.
     """
