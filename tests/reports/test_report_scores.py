@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy
-import pandas
 import pytest
 
 from reports.published import Published, load_paper
@@ -18,51 +17,10 @@ from reports.scores import ScoreReader, check_paired, difference, level
 from reports.statistics import Estimate, estimates
 from reports.tables import Report, Row, build_report
 from reports.verdicts import verdict
-from suite.records import CellFolder, RecordError, StudyFolder, read_json, write_json
+from suite.records import CellFolder, RecordError, read_json, write_json
+from tests.reports.scored import IDS, IMAGES, QUESTIONS, draw, write_all, write_scores
 
-MakeStudy = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
-QUESTIONS, IMAGES = 120, 30
-IDS = [1000 + 7 * number for number in range(QUESTIONS)]
-
-
-def write_scores(
-    record: CellFolder,
-    scores: Sequence[float],
-    ids: Sequence[int] | None = None,
-    images: Sequence[str] | None = None,
-) -> pandas.DataFrame:
-    """Predictions with ``scores``, and the result that belongs to them."""
-    table = pandas.DataFrame(
-        {
-            "question_id": IDS[: len(scores)] if ids is None else ids,
-            "image_id": [f"i{n % IMAGES}" for n in range(len(scores))] if images is None else images,
-            "question_type": "",
-            "answer_type": "",
-            "official": numpy.nan,
-            "answer": "yes",
-            "score": scores,
-            "top_answers": [["yes", "no"]] * len(scores),
-            "top_confidences": [[0.9, 0.1]] * len(scores),
-        }
-    )
-    record.path.mkdir(parents=True, exist_ok=True)
-    record.write_predictions(table)
-    if (result := record.result()) is not None:
-        record.write_result(result | {"accuracy": result["accuracy"] | {"test": 100 * float(numpy.mean(scores))}})
-    return table
-
-
-def draw(name: str, accuracy: float = 0.7) -> list[float]:
-    chance = numpy.random.default_rng(list(name.encode()))
-    return numpy.where(chance.random(QUESTIONS) < accuracy, 1.0, chance.choice([0.0, 0.3], QUESTIONS)).tolist()
-
-
-def write_all(study_folder: Path) -> dict[str, pandas.DataFrame]:
-    """Predictions of every finished cell that is a row or a floor."""
-    study = StudyFolder(study_folder)
-    records = [study.cell(entry["id"]) for entry in study.study()["cells"] if entry["role"] != "start"]
-    return {record.id: write_scores(record, draw(record.id)) for record in records if record.state == "finished"}
 
 
 def row(report: Report, cell_id: str) -> Row:
