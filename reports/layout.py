@@ -21,7 +21,9 @@ DAGGER = "†"
 COMPARISONS = "What each change is worth"
 TYPES = "Accuracy by type of answer and question"
 FEW = 8
-"""Types of one kind that a table has room for."""
+"""Types of one kind that a table has room for, and cells of one state that a remark names."""
+MANY = 16
+"""Rows whose detectable difference a remark has room for."""
 
 
 @dataclass(frozen=True)
@@ -371,13 +373,12 @@ def _certainty(report: Report) -> list[str]:
             "p: two-sided, against no difference to the softmax row, by Holm's rule over all rows that have one"
             f"{'; of changes, over all changes' if any(one.paired for one in report.comparisons) else ''}."
         )
-        least = [
-            f"{plain(name)} {pair.detectable:.2f}" for name, pair in pairs if pair and pair.detectable is not None
-        ]
+        least = [(name, pair.detectable) for name, pair in pairs if pair and pair.detectable is not None]
+        found = sorted(points for _, points in least)
+        each = "; ".join(f"{plain(name)} {points:.2f}" for name, points in least)
         lines.append(
             "Minimum detectable difference (points; 80 % power, 5 % two-sided, before Holm): "
-            + "; ".join(least)
-            + "."
+            f"{each if len(least) <= MANY else f'{found[0]:.2f} to {found[-1]:.2f} over {len(least)} rows'}."
         )
     return lines
 
@@ -391,10 +392,11 @@ def _completeness(report: Report) -> str:
     """How many cells there are a number of, and that nothing stands in for the others."""
     cells = {cell.id: cell for row in (*report.rows, *report.floors) for cell in row.cells}
     states = Counter(cell.state for cell in cells.values())
-    others = [
-        f"{count} {state} ({', '.join(cell.id for cell in cells.values() if cell.state == state)})"
-        for state, count in sorted(states.items())
-        if state != "finished"
-    ]
+    others = []
+    for state, count in sorted(states.items()):
+        if state != "finished":
+            ids = [cell.id for cell in cells.values() if cell.state == state]
+            more = f" and {count - FEW} more" if count > FEW else ""
+            others.append(f"{count} {state} ({', '.join(ids[:FEW])}{more})")
     counted = "; ".join([f"{states['finished']} of {len(cells)} cells finished", *others])
     return plain(f"{counted}. Nothing is imputed: a cell without a result is in no number.")
