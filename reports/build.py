@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import sys
 from pathlib import Path
@@ -25,9 +26,7 @@ def build(study_folder: Path, output: Path, width: int = 100, measured: bool = T
     nothing where it is the same.
     """
     if check:
-        return check_report(
-            lambda again, measured: build(study_folder, again, width, measured), study_folder, output
-        )
+        return check_report(functools.partial(build, study_folder, width=width), study_folder, output)
     report = build_report(study_folder, measured)
     report = dataclasses.replace(report, claims=claims(report), findings=checks(report))
     output.mkdir(parents=True, exist_ok=True)
@@ -40,7 +39,7 @@ def build(study_folder: Path, output: Path, width: int = 100, measured: bool = T
     else:
         write_text(output / "types.csv", types)
     write_figures(report, output / "figures")
-    write_provenance(study_folder, output, before, measured)
+    write_provenance(study_folder, output, before, {"measured": measured})
     return terminal(report, width, styled=sys.stdout.isatty())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ def build(study: Path, output: Path, measured: bool = True) -> None:
     (output / "deeper" / "heading.txt").write_text(report.heading)
     if measured:
         (output / "seconds.txt").write_text(f"{[row.measured and row.measured.seconds for row in report.rows]}")
-    write_provenance(study, output, before, measured)
+    write_provenance(study, output, before, {"measured": measured})
 
 
 def told(study: Path) -> dict:
@@ -43,7 +44,7 @@ def told(study: Path) -> dict:
 
 
 def unlike(study: Path) -> list[str]:
-    text = check(lambda again, measured: build(study, again, measured), study, study / "report")
+    text = check(functools.partial(build, study), study, study / "report")
     return text.splitlines()
 
 
@@ -52,6 +53,9 @@ def change(path: Path, **values: object) -> None:
 
 
 def test_every_file_has_the_digest_of_sha256sum(study: Path) -> None:
+    examples = study / "softmax-s0" / "examples"
+    examples.mkdir()
+    (examples / "questions.json").write_text("[]")
     build(study, study / "report")
     inputs, outputs = told(study)["inputs"], told(study)["outputs"]
     assert set(outputs) == {"accuracies.txt", "deeper/heading.txt", "seconds.txt"}
@@ -59,6 +63,7 @@ def test_every_file_has_the_digest_of_sha256sum(study: Path) -> None:
         "published.json",
         "study.json",
         *(f"softmax-s0/{name}" for name in ("config.json", "metrics.jsonl", "sites.jsonl", "result.json")),
+        "softmax-s0/examples/questions.json",
         *(f"entmax-s0/{name}" for name in ("config.json", "metrics.jsonl", "sites.jsonl", "failure.json")),
     }
     for name, digest in outputs.items():
@@ -135,11 +140,12 @@ def test_without_what_is_measured_two_runs_have_one_provenance(study: Path) -> N
     build(study, study / "report", measured=False)
     before = told(study)
     change(study / "softmax-s0" / "result.json", seconds=7.0)
-    change(study / "softmax-s0" / "config.json", hardware={"host": "another"}, packages={"python": "3.12"})
+    change(study / "softmax-s0" / "config.json", hardware={"host": "another"})
     change(study / "entmax-s0" / "failure.json", log="elsewhere/log.txt")
     metrics = study / "softmax-s0" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"seconds": ', '"seconds": 1'))
-    (study / "softmax-s0" / "cost.json").write_text("{}")
+    for name in ("cost.json", "log.txt", "segments.jsonl"):
+        (study / "softmax-s0" / name).write_text("{}")
     build(study, study / "report", measured=False)
     assert told(study) == before
     change(study / "softmax-s0" / "result.json", parameters=7)
