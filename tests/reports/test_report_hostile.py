@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -41,7 +42,7 @@ HOSTILE = (
     "{{7*7}} ${HOME} %s %(x)s {0} \\n",
     "中文 العربية 😀 e\u0301",
 )  # fmt: skip
-TEXTS = {".csv", ".html", ".json", ".md", ".svg", ".tex", ".txt"}
+TEXTS = {".css", ".csv", ".html", ".js", ".json", ".md", ".svg", ".tex", ".txt"}
 
 
 def everywhere() -> str:
@@ -124,7 +125,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pd.DataFrame(
                 {
                     "question_id": range(8),
-                    "image_id": [text] * 4 + ["b"] * 4,
+                    "image_id": [*HOSTILE[:4], *HOSTILE[:4]],
                     "question_type": [*HOSTILE[:7], ""],
                     "answer_type": [text] * 4 + ["other"] * 4,
                     "answer": [*HOSTILE[8:16]],
@@ -148,8 +149,32 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "seconds": 1.0,
             }
         )
+        if number < 2:
+            write_examples(record)
         record.append("server", [{"split": "test-dev", "accuracy": 1.0, "added": text, "submission": text}])
     return folder
+
+
+def write_examples(record: CellFolder) -> None:
+    questions = [
+        {
+            "question_id": number,
+            "image_id": HOSTILE[number % 4],
+            "split": "test",
+            "text": text,
+            "words": ["[CLS]", text, "[SEP]"],
+            "boxes": [[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]],
+            "width": 4,
+            "height": 4,
+            "picture": "",
+            "answers": {text: 1.0, everywhere(): 0.3},
+            "top_answers": [*HOSTILE[:5]],
+            "top_confidences": [0.9, 0.4, 0.3, 0.2, 0.1],
+        }
+        for number, text in enumerate(HOSTILE[:8])
+    ]
+    attention = np.full((8, 2, 3, 2), 0.5, dtype=np.float16)
+    record.write_examples(questions, {"cross.0.words-boxes": attention}, {})
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +193,16 @@ def texts(study: Path, shown: str) -> dict[str, str]:
     }
 
 
-def controls(text: str) -> set[str]:
+def controls(text: str, allowed: str = "\n") -> set[str]:
     """Characters that a reader does not see but obeys."""
-    return {repr(one) for one in text if unicodedata.category(one) in ("Cc", "Cf", "Cs") and one != "\n"}
+    return {repr(one) for one in text if unicodedata.category(one) in ("Cc", "Cf", "Cs") and one not in allowed}
 
 
 def test_no_file_has_a_control_character(texts: dict[str, str]) -> None:
     assert {"tables.csv", "tables.md", "tables.tex", "types.csv"} <= set(texts)
-    assert {name: found for name, text in texts.items() if (found := controls(text))} == {}
+    # To a browser a tab is a blank.
+    allowed = {name: "\n\t" if name.endswith((".html", ".js")) else "\n" for name in texts}
+    assert {name: found for name, text in texts.items() if (found := controls(text, allowed[name]))} == {}
 
 
 def test_no_file_has_a_name_that_is_not_plain(study: Path, texts: dict[str, str]) -> None:
