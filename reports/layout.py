@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from reports.by_type import KINDS, Kind
+from reports.statistics import RESAMPLES, Estimate
 from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
+from reports.verdicts import DIFFERENCES, LEVELS
 
 ABSENT = "-"
 """Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
@@ -88,15 +91,19 @@ def lay_out(report: Report) -> Layout:
         *(Column("ours", split) for split in SERVER_SPLITS if server),
         *([Column("ours", "official")] if official else []),
         Column("ours", "test"),
-        Column("ours", "diff."),
         Column("ours", "seeds"),
+        Column("ours", "diff."),
+        Column("ours", "p (Holm)"),
+        Column("ours", "verdict"),
         Column("ours", f"MACs ({macs.name})"),
         Column("ours", "change (%)"),
         Column("ours", f"params ({parameters.name})"),
         *([Column("ours", "seconds")] if report.measured else []),
     )
     costs = len(columns) - 3 - report.measured
-    breaks = (costs - 3 - official, costs) if server or official else (costs,)
+    # A narrow page has the paper's beside our accuracy, then our difference, then costs.
+    accuracies = [costs - 5 - official] if server or official else []
+    breaks = (*accuracies, costs - 3, costs)
     marks = _marks(report)
     tables = []
     for block in report.blocks:
@@ -159,6 +166,7 @@ def _comparison_table(report: Report) -> TextTable:
         Column("ours", "test without"),
         Column("ours", "test with"),
         Column("ours", "diff."),
+        Column("ours", "p (Holm)"),
         Column("ours", "seeds"),
     )
     rows = []
@@ -169,7 +177,8 @@ def _comparison_table(report: Report) -> TextTable:
                 plain(line.label),
                 _side(report, line.base, [without for without, _ in line.finished]),
                 _side(report, line.changed, [with_it for _, with_it in line.finished]),
-                ABSENT if line.difference is None else f"{line.difference:+.2f}",
+                _with_interval(line.difference, line.paired, signed=True),
+                _p(line.paired),
                 f"{finished}" if finished == pairs else f"{finished} of {pairs}",
             )
         )
@@ -245,16 +254,31 @@ def _official(row: Row) -> str:
 def _measured(row: Row, macs: Unit, parameters: Unit, seconds: bool) -> tuple[str, ...]:
     measured = row.measured
     if measured is None:
-        return (row.state, *[ABSENT] * (5 + seconds))
+        return (row.state, *[ABSENT] * (7 + seconds))
     return (
-        f"{measured.accuracy:.2f}" + (" (stale)" if row.stale else ""),
-        ABSENT if row.difference is None else f"{row.difference:+.2f}",
+        _with_interval(measured.accuracy, row.estimate) + (" (stale)" if row.stale else ""),
         f"{row.finished}" if row.finished == len(row.cells) else f"{row.finished} of {len(row.cells)}",
+        _with_interval(row.difference, row.paired, signed=True),
+        _p(row.paired),
+        row.verdict.word if row.verdict else ABSENT,
         macs.format(measured.macs_reference),
         ABSENT if row.macs_change is None else f"{row.macs_change:+.2f}",
         parameters.format(measured.parameters),
         *([f"{measured.seconds:,.0f}" if row.trained else ABSENT] if seconds else []),
     )
+
+
+def _with_interval(number: float | None, estimate: Estimate | None, signed: bool = False) -> str:
+    """``93.12 ± 0.41``: with half the 95 % interval, or without where that cannot be had."""
+    if number is None:
+        return ABSENT
+    return f"{number:{'+' if signed else ''}.2f}" + (f" ± {estimate.half:.2f}" if estimate else "")
+
+
+def _p(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.adjusted is None:
+        return ABSENT
+    return "<0.001" if estimate.adjusted < 0.001 else f"{estimate.adjusted:.3f}"
 
 
 def _unit(numbers: Sequence[float]) -> Unit:
@@ -268,7 +292,7 @@ def _floors(report: Report) -> tuple[str, ...]:
     prior = "not known" if report.question_prior is None else f"{report.question_prior:.2f} %"
     lines = [f"Floor, question prior (each question text's most frequent training answer): {prior}."]
     for row in report.floors:
-        number = row.state if row.measured is None else f"{row.measured.accuracy:.2f} %"
+        number = row.state if row.measured is None else f"{_with_interval(row.measured.accuracy, row.estimate)} %"
         seeds = f"{row.finished} of {len(row.cells)} seeds" if len(row.cells) > 1 else ""
         aside = ", ".join(filter(None, [seeds, "stale" if row.stale else ""]))
         lines.append(f"Floor, {row.label}: {number}{f' ({aside})' if aside else ''}.")
@@ -277,11 +301,16 @@ def _floors(report: Report) -> tuple[str, ...]:
 
 
 def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
+    levels = any(row.measured and row.measured.server for row in report.rows if row.published)
     return (
         plain(report.reference),
-        f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}.",
+        f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}. Its code: {report.paper.code}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
         f"paper{'; seconds of training' if report.measured else ''}.",
+        *_certainty(report),
+        *([LEVELS] if levels else []),
+        *([DIFFERENCES] if any(row.verdict for row in report.rows) else []),
+        _completeness(report),
         *(
             [
                 "Ours, test: LXMERT's soft score, of raw strings inside the vocabulary of answers; official: the "
@@ -314,3 +343,55 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
         *map(plain, report.searches),
         *report.paper.notes,
     )
+
+
+def _certainty(report: Report) -> list[str]:
+    """What the intervals hold for, how p was made, and which differences would have been found."""
+    pairs = [(row.short, row.paired) for row in report.rows] + [
+        (row.label, row.paired) for row in report.comparisons
+    ]
+    found = [row.estimate for row in report.rows if row.estimate] + [pair for _, pair in pairs if pair]
+    if not found:
+        lacking = any(row.measured for row in report.rows)
+        return ["No intervals: the finished cells have no predictions, or of one image alone."] if lacking else []
+    images = _range(one.images for one in found)
+    lines = [
+        f"±: half of the 95 % interval, over images ({RESAMPLES:,} bootstrap resamples of {images} images with all "
+        "their questions, paired in differences) and, from two seeds on, over seeds (t distribution)."
+    ]
+    if any(one.seeds == 1 for one in found):
+        lines.append(
+            "With one seed an interval and its p hold for the questions only: another run may well lie outside."
+        )
+    if any(pair for _, pair in pairs):
+        lines.append(
+            "p: two-sided, against no difference to the softmax row, by Holm's rule over all rows that have one"
+            f"{'; of changes, over all changes' if any(one.paired for one in report.comparisons) else ''}."
+        )
+        least = [
+            f"{plain(name)} {pair.detectable:.2f}" for name, pair in pairs if pair and pair.detectable is not None
+        ]
+        lines.append(
+            "Minimum detectable difference (points; 80 % power, 5 % two-sided, before Holm): "
+            + "; ".join(least)
+            + "."
+        )
+    return lines
+
+
+def _range(numbers: Iterable[int]) -> str:
+    low, high = min(found := sorted(numbers)), max(found)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _completeness(report: Report) -> str:
+    """How many cells there are a number of, and that nothing stands in for the others."""
+    cells = {cell.id: cell for row in (*report.rows, *report.floors) for cell in row.cells}
+    states = Counter(cell.state for cell in cells.values())
+    others = [
+        f"{count} {state} ({', '.join(cell.id for cell in cells.values() if cell.state == state)})"
+        for state, count in sorted(states.items())
+        if state != "finished"
+    ]
+    counted = "; ".join([f"{states['finished']} of {len(cells)} cells finished", *others])
+    return plain(f"{counted}. Nothing is imputed: a cell without a result is in no number.")
