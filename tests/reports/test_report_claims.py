@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from reports.claim_rules import falls, rises
 from reports.claims import Claim, claims
 from reports.layout import lay_out
 from reports.render import latex, markdown, terminal
-from reports.statistics import Estimate
-from reports.tables import Block, Report, Row, build_report
+from reports.tables import build_report
 from suite.records import CellFolder
 
 MakeStudy = Callable[..., Path]
@@ -253,45 +255,44 @@ def test_confidences(study_folder: Path, entmax: float, verdict: str) -> None:
     assert f"entmax {100 * entmax:.2f} %, span 80.00 %, LayerDrop 60.00 %" in claim.evidence
 
 
-def with_estimates(report: Report, **values: tuple[float, float]) -> Report:
-    """The rows of these cells, by id with _ for -, with an accuracy and half of its interval."""
-
-    def estimate(row: Row) -> Estimate | None:
-        for value, half in (values[name] for cell in row.cells if (name := cell.id.replace("-", "_")) in values):
-            return Estimate(value, value - half, value + half, half / 2, 9.0, seeds=3, images=9)
-        return None
-
-    blocks = [
-        Block(block.title, tuple(dataclasses.replace(row, estimate=estimate(row)) for row in block.rows))
-        for block in report.blocks
-    ]
-    return dataclasses.replace(report, blocks=tuple(blocks))
+def write_scores(record: CellFolder, scores: Sequence[float]) -> None:
+    """One question per image; the result's accuracy is their mean."""
+    result = json.loads((record.path / "result.json").read_text())
+    accuracy = 100 * fmean(scores)
+    record.write_result(result | {"accuracy": {"validation": accuracy, "test": accuracy}})
+    table = {"question_id": range(len(scores)), "image_id": range(len(scores)), "answer": "yes", "score": scores}
+    record.write_predictions(pd.DataFrame(table).assign(top_confidences=[[0.5]] * len(scores)))
 
 
-@pytest.mark.parametrize(
-    ("span", "both", "verdict"),
-    [
-        ((91.0, 0.3), (90.0, 0.4), "holds"),
-        ((90.49, 0.3), (90.0, 0.4), "cannot tell"),
-        ((89.0, 0.3), (90.0, 0.4), "does not hold"),
-    ],
-)
-def test_differences_go_by_their_interval(
-    study_folder: Path, span: tuple[float, float], both: tuple[float, float], verdict: str
-) -> None:
-    report = with_estimates(build_report(study_folder), span_s0=span, span_entmax_s0=both)
-    claim = next(claim for claim in claims(report) if claim.key == "span-needs-dense")
-    assert claim.verdict == verdict
-    # Of symmetric, independent intervals the half widths add up as their squares do.
-    half = math.hypot(0.3, 0.4)
-    difference = span[0] - both[0]
-    assert f"({difference - half:+.2f} to {difference + half:+.2f})" in claim.evidence
+@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (0.001, "cannot tell"), (-0.02, "does not hold")])
+def test_differences_go_by_their_paired_interval(study_folder: Path, gain: float, verdict: str) -> None:
+    noise = random.Random(0)
+    # Questions differ far more than the two cells do on any of them: only paired is the difference seen.
+    both = [noise.choice((0.1, 0.8)) for _ in range(400)]
+    span = [score + gain + noise.gauss(0, 0.03) for score in both]
+    write_scores(CellFolder(study_folder / "span_entmax-s0"), both)
+    write_scores(CellFolder(study_folder / "span-s0"), span)
+    claim = held(study_folder, "span-needs-dense")
+    assert (claim.verdict, claim.cells) == (verdict, ("span-s0", "span_entmax-s0"))
+    # Every image has one question: the bootstrap of images is the t interval of the differences.
+    differences = [100 * (one - other) for one, other in zip(span, both, strict=True)]
+    interval = ttest_1samp(differences, 0).confidence_interval(0.95)
+    told = [float(number) for number in re.findall(r"[+-]\d+\.\d+", claim.evidence)]
+    assert told == pytest.approx([fmean(differences), interval.low, interval.high], abs=0.015)
+    assert claim.evidence.endswith("With one seed nothing is said of another run.")
+
+
+def test_the_shallower_layerdrop_is_held_against_the_deeper(study_folder: Path) -> None:
+    for name, score in (("layerdrop-s0", 0.7), ("layerdrop-deep-s0", 0.5)):
+        noise = random.Random(name)
+        write_scores(finish(study_folder, name), [score + noise.gauss(0, 0.05) for _ in range(50)])
+    claim = held(study_folder, "shallow-layerdrop-better")
+    assert (claim.verdict, claim.cells) == ("holds", ("layerdrop-s0", "layerdrop-deep-s0"))
 
 
 def test_without_an_interval_a_difference_is_not_judged(study_folder: Path) -> None:
-    report = with_estimates(build_report(study_folder))
-    claim = next(claim for claim in claims(report) if claim.key == "span-needs-dense")
-    assert (claim.verdict, "91.25" in claim.evidence) == ("cannot tell", True)
+    claim = held(study_folder, "span-needs-dense")
+    assert (claim.verdict, "91.25 % against 71.50 %" in claim.evidence) == ("cannot tell", True)
 
 
 def test_seeds_that_disagree_do_not_tell(make_study: MakeStudy) -> None:
