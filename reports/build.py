@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def build(
     Raises UserError for an id that is not in the records.
     """
     if check:
-        return check_report(lambda again, **given: build(study_folder, again, width, **given), output)
+        return check_report(functools.partial(build, study_folder, width=width), output)
     report = build_report(study_folder, measured)
     report = dataclasses.replace(report, claims=claims(report), findings=checks(report))
     drawn = draw_all(report, Options(question, all_heads))

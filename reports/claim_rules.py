@@ -12,6 +12,8 @@ import pyarrow
 import pyarrow.parquet
 
 from reports.claims import Judgement, Statement
+from reports.scores import ScoreReader, difference
+from reports.statistics import estimates
 from reports.tables import CellRecord, Row
 from suite.records import CellFolder, RecordError, read_lines
 
@@ -313,28 +315,23 @@ def _confidence(cell: CellRecord) -> float | None:
 
 
 def more_accurate(better: str, worse: str, rows: Mapping[str, Row]) -> Judgement:
-    """Whether the row ``better`` is: by the interval of the difference, as far as the rows' own give it.
-
-    Its ends are those of Zou and Donner 2008 (MOVER) for independent means. Rows share their questions, which makes
-    the true interval narrower: what this one excludes, that one excludes too.
-    """
+    """Whether the row ``better`` is, by the interval of the difference, question by question and seed by seed."""
     if nothing := unfinished(rows, better, worse):
         return nothing
-    cells = tuple(cell.id for key in (better, worse) for cell in finished(rows[key]))
-    one, other = rows[better].estimate, rows[worse].estimate
-    if one is None or other is None:
-        means = ", ".join(
-            f"{row.label} {row.measured.accuracy:.2f} %"
-            for row in (rows[better], rows[worse])
-            if row.measured is not None
-        )
-        return Judgement("cannot tell", f"{means}, of which no intervals are known.", cells)
-    difference = one.value - other.value
-    low = difference - math.hypot(one.value - one.low, other.high - other.value)
-    high = difference + math.hypot(one.high - one.value, other.value - other.low)
-    verdict = "holds" if low > 0 else "does not hold" if high < 0 else "cannot tell"
-    alone = " One seed each: nothing is said of another run." if max(one.seeds, other.seeds) == 1 else ""
-    evidence = f"{one.value:.2f} % against {other.value:.2f} %: {difference:+.2f} ({low:+.2f} to {high:+.2f})."
+    pairs = equal_seeds(rows[better], rows[worse])
+    if not pairs:
+        return NO_SEEDS
+    cells = tuple(cell.id for pair in pairs for cell in pair)
+    levels = [fmean(cell.accuracy for cell in side) for side in zip(*pairs, strict=True)]
+    means = f"{levels[0]:.2f} % against {levels[1]:.2f} %"
+    reader = ScoreReader()
+    sample = difference([(reader.read(one.folder), reader.read(other.folder)) for one, other in pairs])
+    if sample is None:
+        return Judgement("cannot tell", f"{means}, without predictions of two images that give an interval.", cells)
+    found = estimates([sample])[0]
+    verdict = "holds" if found.low > 0 else "does not hold" if found.high < 0 else "cannot tell"
+    evidence = f"{means}: {found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f}), seeds {found.seeds}."
+    alone = " With one seed nothing is said of another run." if found.seeds == 1 else ""
     return Judgement(verdict, evidence + alone, cells)
 
 
@@ -342,8 +339,11 @@ _MOVES = f"by more than {100 * SPAN_SHARE:.0f} % of its first span and {SPAN_LEA
 _SHARES = f"at least {100 * MOST:.0f} % do, does not if less than {100 * HALF:.0f} % do"
 
 
-def _above(difference: str) -> str:
-    return f"Holds if the 95 % interval of test accuracy, {difference}, lies above 0, does not if it lies below."
+def _above(change: str) -> str:
+    return (
+        f"Holds if the 95 % interval of test accuracy, {change}, paired by questions and seeds, lies above 0, does "
+        "not if it lies below."
+    )
 
 
 STATEMENTS = (

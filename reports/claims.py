@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from reports.tables import Report, Row
 
-Verdict = Literal["holds", "does not hold", "cannot tell"]
+Told = Literal["holds", "does not hold", "cannot tell"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Claim:
     """Section, table or figure of the paper."""
     rule: str
     """When it holds, when it does not; anything else cannot be told."""
-    verdict: Verdict
+    verdict: Told
     evidence: str
     """The numbers that the rule was applied to."""
     cells: tuple[str, ...]
@@ -35,7 +35,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judgement:
-    verdict: Verdict
+    verdict: Told
     evidence: str
     cells: tuple[str, ...] = ()
 

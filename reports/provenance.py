@@ -1,7 +1,7 @@
 """What a report was made from: ``provenance.json`` beside it, and whether it is still what the records give.
 
-Digests are sha256, as ``sha256sum`` prints them. Without what is measured two runs of the same cells must give the
-same bytes, so that then the digests of records are of what they hold but for times and machines.
+Digests are sha256, as ``sha256sum`` prints them. Without what is measured two runs of the same cells give the same
+bytes: digests of records are then of what they hold but for times and machines.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from suite.errors import UserError
 from suite.records import StudyFolder, read_json, read_lines, write_json
 
 NAME = "provenance.json"
+MEASURED = ("cost.json", "segments.jsonl", "faults.jsonl", "log.txt")
+"""The files of a cell that no second run repeats."""
 RECORDS = (
-    "config.json",
-    "result.json",
-    "failure.json",
-    "stopped.json",
-    "metrics.jsonl",
-    "sites.jsonl",
-    "predictions.parquet",
-    "server.jsonl",
-    "cost.json",
+    *("config.json", "result.json", "failure.json", "stopped.json"),
+    *("metrics.jsonl", "sites.jsonl", "predictions.parquet", "submissions.jsonl", "server.jsonl"),
+    *MEASURED,
 )
-"""The files of a cell that reports read."""
-MEASURED = ("cost.json",)
-"""Those of them that no second run repeats."""
-SOURCES = (".py", ".js", ".css", ".json")
+"""Those that reports read, beside its examples."""
+OF_ONE_RUN: Mapping[str, frozenset[str]] = {
+    "config.json": frozenset({"hardware", "placement"}),
+    "result.json": frozenset({"seconds"}),
+    "metrics.jsonl": frozenset({"seconds"}),
+    "failure.json": frozenset({"where", "log"}),
+}
+"""Fields of the others that no second run repeats."""
 PACKAGES = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy")
 """What bytes depend on besides our own source."""
 
@@ -46,22 +46,23 @@ def stamps(output: Path) -> Stamps:
 
 
 def write_provenance(study_folder: Path, output: Path, before: Stamps, options: Mapping[str, Any]) -> None:
-    """Writes provenance.json of the files under ``output`` that are not as they were ``before``: inputs, outputs.
+    """Writes provenance.json: what went in, and which files under ``output`` are not as they were ``before``.
 
-    ``options`` are those that ``reports.build.build`` was given beside its folders, ``measured`` among them.
-
-    Holds neither times nor paths of this machine.
+    ``options`` are those that the report was built with, ``measured`` among them. Holds neither times nor paths of
+    this machine.
     """
     measured = options["measured"]
     written = [name for name, stamp in stamps(output).items() if before.get(name) != stamp and name != NAME]
-    inputs = {name: _digest(path) if measured else _digest_of_lasting(path) for name, path in _inputs(study_folder)}
+    inputs = {
+        name: _digest(path) if measured else _digest_of_lasting(path)
+        for name, path in _inputs(study_folder)
+        if measured or path.name not in MEASURED
+    }
     write_json(
         output / NAME,
         {
-            "options": options,
-            "inputs": {
-                name: digest for name, digest in sorted(inputs.items()) if measured or not _is_measured(name)
-            },
+            "options": dict(options),
+            "inputs": dict(sorted(inputs.items())),
             "program": program(),
             "outputs": {name: _digest(output / name) for name in sorted(written)},
         },
@@ -69,7 +70,7 @@ def write_provenance(study_folder: Path, output: Path, before: Stamps, options: 
 
 
 def check(build: Callable[..., Any], output: Path) -> str:
-    """What tells the report at ``output`` from what ``build`` (output, and the report's options) makes now.
+    """What tells the report at ``output`` from what ``build`` (output, **options) makes of the records now.
 
     Files that differ, are missing or are extra, and the inputs that have changed, a line each; empty where there is
     nothing. Raises UserError where there is no report.
@@ -111,9 +112,9 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 def program() -> dict[str, str]:
     """What made the report: a digest of our source, and the versions of the packages that draw and write."""
     digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in SOURCES):
-        digest.update(f"{_name(path, folder)} {_digest(path)}\n".encode())
+    here = Path(__file__).parent
+    for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".js", ".css")):
+        digest.update(f"{_name(path, here)} {_digest(path)}\n".encode())
     return {"reports": digest.hexdigest()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
@@ -123,13 +124,10 @@ def _inputs(study_folder: Path) -> Iterator[tuple[str, Path]]:
     yield "published.json", Path(__file__).with_name("published.json")
     yield "study.json", folder.path / "study.json"
     for entry in folder.study()["cells"]:
-        for name in RECORDS:
-            if (path := folder.path / entry["id"] / name).exists():
-                yield f"{entry['id']}/{name}", path
-
-
-def _is_measured(name: str) -> bool:
-    return name.rpartition("/")[2] in MEASURED
+        cell = folder.path / entry["id"]
+        for path in (*(cell / name for name in RECORDS), *sorted(cell.glob("examples/*"))):
+            if path.is_file():
+                yield _name(path, folder.path), path
 
 
 def _digest(path: Path) -> str:
@@ -139,23 +137,12 @@ def _digest(path: Path) -> str:
 
 def _digest_of_lasting(path: Path) -> str:
     """Of what a second run of the same cell would record too."""
-    if path.name == "config.json":
-        plain = read_json(path)
-        lasting: Any = {"cell": plain["cell"], "engine": plain["code"]["engine"]}
-    elif path.name == "result.json":
-        lasting = _without_seconds(read_json(path))
-    elif path.name == "metrics.jsonl":
-        lasting = [_without_seconds(line) for line in read_lines(path)]
-    elif path.name == "failure.json":
-        plain = read_json(path)
-        lasting = {"kind": plain["kind"], "message": plain["message"]}
-    else:
+    dropped = OF_ONE_RUN.get(path.name)
+    if dropped is None:
         return _digest(path)
+    parts = read_lines(path) if path.suffix == ".jsonl" else [read_json(path)]
+    lasting = [{name: value for name, value in part.items() if name not in dropped} for part in parts]
     return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
-
-
-def _without_seconds(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in plain.items() if name != "seconds"}
 
 
 def _name(path: Path, folder: Path) -> str:
