@@ -43,6 +43,7 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
     sections.append(_table("Result files for the test server", map(_submission, record.submissions())))
     sections.append(_table("What the test server answered", cell.server.values()))
     failure = record.failure() or {}
+    told = ("kind", "message", "where") if measured else ("kind", "message")
     lines, whole = log_end(record.log) if measured else ([], True)
     return {
         "id": cell.id,
@@ -52,9 +53,7 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
         "row": label,
         "start": cell.start,
         # Where the log lies is a path of one machine: its end is on the page.
-        "failure": [
-            [name, clean(str(failure[name]))] for name in ("kind", "message", "where") if failure.get(name)
-        ],
+        "failure": [[name, clean(str(failure[name]))] for name in told if failure.get(name)],
         "sections": [section for section in sections if section["rows"]],
         "curves": curves(read_lines(cell.folder / "metrics.jsonl")),
         "learned": list(learned),
