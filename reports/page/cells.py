@@ -30,6 +30,8 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
     sections = _configuration(cell.configuration)
     if cell.result is not None:
         result = {name: value for name, value in cell.result.items() if measured or name != "seconds"}
+        counts = result["uncounted_operators"].items()
+        result["uncounted_operators"] = [f"{name.rpartition('::')[2]} {count}" for name, count in counts]
         sections.insert(0, _facts("Result", _flat(result)))
     if (stopped := record.stopped()) is not None:
         sections.insert(0, _facts("Stopped by the search's scheduler", _flat(stopped)))
@@ -176,6 +178,8 @@ def _written(value: Any) -> str:
         return ", ".join(map(_written, value))
     if isinstance(value, str):
         return value
+    if isinstance(value, float):
+        return f"{value:.8g}"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         return f"{value:,}"
     return json.dumps(value, ensure_ascii=False)

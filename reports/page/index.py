@@ -125,7 +125,7 @@ def _section(name: str, title: str, content: Markup) -> Markup:
 def _figures(figures: Sequence[Markup]) -> Markup:
     return joined(
         element("div", id="charts"),
-        *([element("h3", "For print"), element("div", *figures, class_="gallery")] if figures else []),
+        *([element("h3", "As files, for print"), element("div", *figures, class_="gallery")] if figures else []),
     )
 
 
