@@ -116,18 +116,18 @@ def fill(path: Path) -> Path:
     return path
 
 
-def write_large(path: Path, count: int = 1000) -> Path:
+def write_large(path: Path, count: int = 1000, name: str = "span") -> Path:
     """A study of ``count`` finished cells, two seeds per row, with the shortest records that a cell can have."""
     path.mkdir(parents=True)
     entries: list[dict[str, Any]] = []
     for number in range(count):
         cell = dataclasses.replace(CELL, arguments={"limit": 16 + number // 2, "ramp": 8}, seed=number % 2)
-        name = f"span-s{number % 2}-{number:04}"
-        entries.append({"id": name, "role": "row", "start": None, "cell": to_plain(cell)})
-        record = CellFolder(path / name)
+        cell_id = f"{name}-s{number % 2}-{number:04}"
+        entries.append({"id": cell_id, "role": "row", "start": None, "cell": to_plain(cell)})
+        record = CellFolder(path / cell_id)
         record.path.mkdir()
         config = {
-            "id": name,
+            "id": cell_id,
             "cell": to_plain(cell),
             "code": {"engine": "engine-of-today"},
             "packages": {},

@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.page import index
 from reports.page.cells import cell_data, sites
-from reports.page.charts import row_data
+from reports.page.charts import row_curves, row_data
 from reports.page.data import script
 from reports.page.example_data import Examples
 from reports.page.figures import Captioned, shown
@@ -51,7 +51,10 @@ def _files(report: Report, cells: Sequence[CellRecord], examples: Examples) -> I
         )
         if columns:
             yield _script(f"sites/{cell.id}", columns)
-    yield _script("study", row_data(report, learned) | examples.listed())
+    curves = {place: value for place, row in enumerate(report.rows) if (value := row_curves(row)) is not None}
+    for place, value in curves.items():
+        yield _script(f"rows/{place}", value)
+    yield _script("study", row_data(report, learned) | {"drawn": list(curves)} | examples.listed())
     for name, value in examples.files():
         yield _script(name, value)
     for name, content in examples.pictures():

@@ -30,6 +30,8 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
     sections = _configuration(cell.configuration)
     if cell.result is not None:
         result = {name: value for name, value in cell.result.items() if measured or name != "seconds"}
+        counts = result["uncounted_operators"].items()
+        result["uncounted_operators"] = [f"{name.rpartition('::')[2]} {count}" for name, count in counts]
         sections.insert(0, _facts("Result", _flat(result)))
     if (stopped := record.stopped()) is not None:
         sections.insert(0, _facts("Stopped by the search's scheduler", _flat(stopped)))
@@ -43,6 +45,7 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
     sections.append(_table("Result files for the test server", map(_submission, record.submissions())))
     sections.append(_table("What the test server answered", cell.server.values()))
     failure = record.failure() or {}
+    told = ("kind", "message", "where") if measured else ("kind", "message")
     lines, whole = log_end(record.log) if measured else ([], True)
     return {
         "id": cell.id,
@@ -52,9 +55,7 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
         "row": label,
         "start": cell.start,
         # Where the log lies is a path of one machine: its end is on the page.
-        "failure": [
-            [name, clean(str(failure[name]))] for name in ("kind", "message", "where") if failure.get(name)
-        ],
+        "failure": [[name, clean(str(failure[name]))] for name in told if failure.get(name)],
         "sections": [section for section in sections if section["rows"]],
         "curves": curves(read_lines(cell.folder / "metrics.jsonl")),
         "learned": list(learned),
@@ -177,6 +178,8 @@ def _written(value: Any) -> str:
         return ", ".join(map(_written, value))
     if isinstance(value, str):
         return value
+    if isinstance(value, float):
+        return f"{value:.8g}"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         return f"{value:,}"
     return json.dumps(value, ensure_ascii=False)

@@ -15,7 +15,9 @@
     const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= rough);
     const found = [];
     for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step || 0);
-    return found;
+    // As many decimals as tell the steps apart.
+    const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    return found.map((value) => [value, value.toLocaleString("en", { maximumFractionDigits: Math.min(decimals, 20) })]);
   }
 
   function range(values, given, pad) {
@@ -69,10 +71,10 @@
     const down = (value) => height - BOTTOM - ((value - y0) / (y1 - y0)) * (height - BOTTOM - TOP);
     const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "group", "aria-label": `${chart.label}. Arrow keys move from value to value.` });
 
-    for (const value of steps(x0, x1, Math.max(2, Math.min(8, (width - left) / 65)))) {
+    for (const [value, text] of steps(x0, x1, Math.max(2, Math.min(8, (width - left) / 65)))) {
       const at = across(value);
       root.append(svg("line", { class: "grid", x1: at, x2: at, y1: TOP, y2: height - BOTTOM }));
-      root.append(svg("text", { x: at, y: height - BOTTOM + 15, "text-anchor": "middle" }, page.number(value, 4)));
+      root.append(svg("text", { x: at, y: height - BOTTOM + 15, "text-anchor": "middle" }, text));
     }
     if (chart.y.names) {
       const room = Math.floor((left - 12) / 6.2);
@@ -81,9 +83,9 @@
         root.append(svg("text", { x: left - 10, y: down(index) + 4, "text-anchor": "end" }, svg("title", {}, name), text));
       });
     } else {
-      for (const value of steps(y0, y1, 5)) {
+      for (const [value, text] of steps(y0, y1, 5)) {
         root.append(svg("line", { class: "grid", x1: left, x2: width - RIGHT, y1: down(value), y2: down(value) }));
-        root.append(svg("text", { x: left - 8, y: down(value) + 4, "text-anchor": "end" }, page.number(value, 4)));
+        root.append(svg("text", { x: left - 8, y: down(value) + 4, "text-anchor": "end" }, text));
       }
       root.append(svg("text", { class: "axis", transform: `translate(12 ${(height - BOTTOM + TOP) / 2}) rotate(-90)`, "text-anchor": "middle" }, chart.y.label));
     }

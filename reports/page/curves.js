@@ -10,6 +10,7 @@
     learning_rate: "learning rate",
   };
   const BANDS = 3;
+  const ROWS = 8;
   const UNITS = { span: "span (tokens)", density: "density (share of weights that are not 0)" };
 
   function figure(title, text, ...children) {
@@ -17,7 +18,7 @@
   }
   page.figure = figure;
 
-  const thinned = (shown, all) => (shown < all ? ` ${shown} of ${all.toLocaleString("en")} evaluations are shown, evenly spaced.` : "");
+  const thinned = (shown, all) => (shown < all ? `${shown} of ${all.toLocaleString("en")} evaluations are shown, evenly spaced.` : "");
 
   function points(curves, name) {
     return curves.step.map((step, index) => [step, curves[name]?.[index]]).filter((point) => point[1] !== null && point[1] !== undefined);
@@ -29,7 +30,7 @@
     if (!names.length) return null;
     let chosen = names[0];
     const place = page.node("div");
-    const made = figure("Training", `Every evaluation of this cell.${thinned(cell.curves.step.length, cell.curves.evaluations)}`);
+    const made = figure("Training", `Over this cell's evaluations. ${thinned(cell.curves.step.length, cell.curves.evaluations)}`);
     const redraw = page.chart(place, () => ({
       label: `${CURVES[chosen]} over training steps`,
       height: 280,
@@ -45,70 +46,60 @@
     return made;
   };
 
-  // Rows over training: each the mean over its seeds, which are drawn thin; their cells are loaded when shown.
-  page.rowCurves = (rows) => {
-    const drawn = rows.filter((row) => row.trained && row.state !== "missing");
-    if (!drawn.length) return null;
-    const on = new Set(drawn.slice(0, 8).map((_, index) => index));
-    const cells = new Map();
-    let chosen = "accuracy";
+  // Rows over training: each the mean over its seeds, some of which are drawn thin. `places` says which of `rows` have
+  // curves; they are loaded when shown.
+  page.rowCurves = (rows, places) => {
+    if (!places.length) return null;
+    const on = new Set(places.slice(0, ROWS).map((_, index) => index));
+    const loaded = new Map();
+    const names = ["accuracy", "loss", "train_loss"];
+    let chosen = names[0];
     const place = page.node("div");
     const status = page.node("p", { class: "quiet", "aria-live": "polite" });
-
-    const series = () =>
-      [...on].sort((one, other) => one - other).flatMap((index) => {
-        const seeds = (cells.get(index) || []).filter((cell) => cell.curves[chosen]);
-        if (!seeds.length) return [];
-        const faint = seeds.length > 1 ? seeds.map((cell) => ({ name: cell.id, colour: index, line: true, faint: true, points: points(cell.curves, chosen) })) : [];
-        const state = drawn[index].state === "finished" ? "" : ` (${drawn[index].state})`;
-        return [...faint, { name: drawn[index].short + state, colour: index, dash: index, line: true, points: mean(seeds, chosen) }];
-      });
+    const name = (index) => {
+      const row = rows[places[index]];
+      return row.short + (row.state === "finished" ? "" : ` (${row.state})`);
+    };
+    const shown = () => [...on].filter((index) => loaded.has(index)).sort((one, other) => one - other);
     const redraw = page.chart(place, () => ({
       label: `${CURVES[chosen]} of each row over training steps`,
       height: 340,
       x: { label: "training steps", low: 0 },
       y: { label: CURVES[chosen] },
-      series: series(),
+      series: shown().flatMap((index) => [
+        ...loaded.get(index).drawn.map((seed) => ({ name: seed.cell, colour: index, line: true, faint: true, points: points(seed, chosen) })),
+        { name: name(index), colour: index, dash: index, line: true, points: points(loaded.get(index).mean, chosen) },
+      ]),
     }));
     async function update() {
+      const told = [`${on.size} of ${places.length} rows are shown.`];
       try {
-        for (const index of on) {
-          if (!cells.has(index)) cells.set(index, await Promise.all(drawn[index].cells.map((id) => page.load(`cells/${id}`))));
-        }
-        const thin = [...on].flatMap((index) => cells.get(index) || []).find((cell) => cell.curves.step.length < cell.curves.evaluations);
-        status.textContent = `${on.size} of ${drawn.length} rows are shown.${thin ? ` Of long runs ${thin.curves.step.length} evaluations, evenly spaced.` : ""}`;
+        await Promise.all([...on].map(async (index) => loaded.set(index, await page.load(`rows/${places[index]}`))));
+        const curves = shown().map((index) => loaded.get(index));
+        const long = curves.find((row) => row.mean.step.length < row.evaluations);
+        const many = curves.find((row) => row.drawn.length && row.drawn.length < row.seeds);
+        if (long) told.push(thinned(long.mean.step.length, long.evaluations));
+        if (many) told.push(`Thin are the first ${many.drawn.length} of ${many.seeds} seeds; means are over all.`);
       } catch (error) {
-        status.textContent = error.message;
+        told.push(error.message);
       }
+      status.textContent = told.join(" ");
       redraw();
     }
-    const names = drawn.map((row, index) => ({ name: row.short, colour: index, dash: index }));
-    const choice = page.select("Curve", ["accuracy", "loss", "train_loss"].map((name) => CURVES[name]), 0, (index) => {
-      chosen = ["accuracy", "loss", "train_loss"][index];
+    const choice = page.select("Curve", names.map((one) => CURVES[one]), 0, (index) => {
+      chosen = names[index];
       redraw();
     });
     update();
     return figure(
       "Training",
-      "One line per row, the mean over its seeds; thin lines are seeds. Choose rows below.",
+      "One line per row, the mean over its seeds where all have been evaluated; thin lines are seeds. Choose rows below.",
       page.node("div", { class: "controls" }, choice),
       place,
-      page.legend(names, on, update),
+      page.legend(places.map((_, index) => ({ name: name(index), colour: index, dash: index })), on, update),
       status,
     );
   };
-
-  // Where every seed has been evaluated: a mean over fewer would jump.
-  function mean(seeds, name) {
-    const values = new Map();
-    for (const cell of seeds) {
-      for (const [step, value] of points(cell.curves, name)) values.set(step, [...(values.get(step) || []), value]);
-    }
-    return [...values]
-      .filter(([, all]) => all.length === seeds.length)
-      .map(([step, all]) => [step, all.reduce((sum, value) => sum + value, 0) / all.length])
-      .sort((one, other) => one[0] - other[0]);
-  }
 
   // What attention learned in one of `subjects` [{name, cell, learned}], by layer: mean and range over heads.
   page.learned = (subjects) => {
@@ -156,7 +147,7 @@
         sites = (await page.load(`sites/${known[subject].cell}`))[name()];
         panel = Math.min(panel, panels().length - 1);
         const thin = sites.find((site) => site.step.length < site.evaluations);
-        status.textContent = `Of ${known[subject].cell}.${thin ? thinned(thin.step.length, thin.evaluations) : ""}`;
+        status.textContent = `Of ${known[subject].cell}. ${thin ? thinned(thin.step.length, thin.evaluations) : ""}`;
       } catch (error) {
         sites = [];
         status.textContent = error.message;

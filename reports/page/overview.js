@@ -56,5 +56,5 @@
   }
 
   const learned = page.learned(study.rows.filter((row) => row.learner && row.trained).map((row) => ({ name: row.short, cell: row.learner, learned: row.learned })));
-  place.append(...[accuracies(), against(), page.rowCurves(study.rows), learned].filter(Boolean));
+  place.append(...[accuracies(), against(), page.rowCurves(study.rows, study.drawn), learned].filter(Boolean));
 })();

@@ -10,10 +10,9 @@ from urllib.parse import quote
 
 from reports.checks import Finding
 from reports.claims import Claim
-from reports.costs import Cost
 from reports.layout import ABSENT, COMPARISONS, TYPES, Column, Layout, TextTable
 from reports.page.markup import Markup, element, joined
-from reports.tables import CellRecord, Report, Row
+from reports.tables import CellRecord, Comparison, Report, Row
 from suite.records import depth_text
 
 Cells = Sequence[CellRecord]
@@ -26,39 +25,72 @@ class Line:
     texts: Sequence[str | Markup]
     state: str
     cells: Cells = ()
+    said: str = ""
+    """What is told beside the cells when the line is opened."""
+
+
+COSTS = "Measured cost on "
+"""What the titles of tables of costs begin with."""
+ELSEWHERE = ("What the paper says in words, held against our records", "Cells that should not be trusted")
+"""Tables that have a section of their own."""
 
 
 def tables(report: Report, layout: Layout) -> Markup:
-    parts = []
-    for table, sources in zip(layout.tables, _sources(report, layout.tables), strict=True):
-        lines = [Line(texts, *source) for texts, source in zip(table.rows, sources, strict=True)]
-        notes = [element("p", element("b", note.mark), " ", note.text) for note in table.notes]
-        parts.append(data_table(table.title, table.columns, lines))
-        if notes:
-            parts.append(element("div", *notes, class_="notes"))
+    """The tables of accuracies with what must be known of them."""
+    parts = [
+        _with_notes(table, sources)
+        for table, sources in zip(layout.tables, _sources(report, layout.tables), strict=True)
+        if not table.title.startswith((COSTS, *ELSEWHERE))
+    ]
     remarks = [element("p", text) for text in (*layout.floors, *layout.remarks)]
     return element("div", *parts, element("div", *remarks, class_="notes"), class_="filtered")
 
 
-def _sources(report: Report, texts: Sequence[TextTable]) -> list[list[tuple[str, Cells]]]:
-    """Of every table's every line the state and the cells."""
-    blocks = [[(row.state, row.cells) for row in block.rows] for block in report.blocks]
+def costs(report: Report, layout: Layout) -> Markup:
+    """One table per device: numbers of two devices are never in one."""
+    parts = [
+        _with_notes(table, sources)
+        for table, sources in zip(layout.tables, _sources(report, layout.tables), strict=True)
+        if table.title.startswith(COSTS)
+    ]
+    return element("div", *parts, class_="filtered") if parts else Markup()
+
+
+Source = tuple[str, Cells, str]
+"""Of a line its state, its cells, and what else is to be said of it."""
+
+
+def _with_notes(table: TextTable, sources: Sequence[Source]) -> Markup:
+    lines = [Line(texts, *source) for texts, source in zip(table.rows, sources, strict=True)]
+    notes = [element("p", element("b", note.mark), " ", note.text) for note in table.notes]
+    below = [element("div", *notes, class_="notes")] if notes else []
+    return joined(data_table(table.title, table.columns, lines), *below)
+
+
+def _sources(report: Report, texts: Sequence[TextTable]) -> list[list[Source]]:
+    """Of every table's every line what it is from."""
+    blocks = [[_source(row) for row in block.rows] for block in report.blocks]
     found = []
     for place, table in enumerate(texts):
         if place < len(blocks):
             found.append(blocks[place])
         elif table.title.startswith(TYPES):
-            found.append([(row.state, row.cells) for row in report.rows])
+            found.append([_source(row) for row in report.rows])
         elif table.title == COMPARISONS:
-            found.append(
-                [
-                    ("finished" if one.finished else "missing", (*one.base, *one.changed))
-                    for one in report.comparisons
-                ]
-            )
+            found.append([(_compared(one), (*one.base, *one.changed), "") for one in report.comparisons])
+        elif table.title.startswith(COSTS):
+            found.append([_source(row) for row in report.rows if row.measured])
         else:
-            found.append([("", ())] * len(table.rows))
+            found.append([("", (), "")] * len(table.rows))
     return found
+
+
+def _source(row: Row) -> Source:
+    return row.state, row.cells, row.verdict.reason if row.verdict else ""
+
+
+def _compared(comparison: Comparison) -> str:
+    return "finished" if comparison.finished else "missing"
 
 
 def data_table(title: str, columns: Sequence[Column], lines: Sequence[Line], titled: bool = True) -> Markup:
@@ -120,21 +152,30 @@ def _is_numeric(lines: Sequence[Line], place: int) -> bool:
 
 
 def _line(line: Line, looks: Sequence[Look]) -> Markup:
-    title = f"From {', '.join(cell.id for cell in line.cells)}" if line.cells else None
-    cells = [element("th", _about(line.texts[0], line.cells), scope="row")]
+    title = _from(line.cells) if line.cells else None
+    cells = [element("th", _about(line), scope="row")]
     for text, look in zip(line.texts[1:], looks[1:], strict=True):
         ours = title if not look.paper and text != ABSENT else None
         cells.append(element("td", text, class_=look.classes(text), title=ours))
     return joined("\n", element("tr", *cells, data_state=line.state or None))
 
 
-def _about(text: str | Markup, cells: Cells) -> Markup:
-    if not cells:
-        return joined(text)
-    links = (
-        element("li", cell_link(cell.id), " ", element("span", _state(cell), class_="quiet")) for cell in cells
-    )
-    return element("details", element("summary", text), element("ul", *links))
+NAMED = 3
+"""Cells that a tooltip names; the line, opened, has all."""
+
+
+def _from(cells: Cells) -> str:
+    names, more = [cell.id for cell in cells[:NAMED]], len(cells) - NAMED
+    return f"From {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
+
+
+def _about(line: Line) -> Markup:
+    if not line.cells:
+        return joined(line.texts[0])
+    states = (element("span", _state(cell), class_="quiet") for cell in line.cells)
+    links = (element("li", cell_link(cell.id), " ", state) for cell, state in zip(line.cells, states, strict=True))
+    said = [element("p", line.said, class_="quiet")] if line.said else []
+    return element("details", element("summary", line.texts[0]), element("ul", *links), *said)
 
 
 def _state(cell: CellRecord) -> str:
@@ -180,49 +221,6 @@ def findings(findings: Sequence[Finding]) -> Markup:
     columns = (Column("", "Cell"), Column("", "Check"), Column("", "Found"))
     lines = [Line((cell_link(one.cell), one.check, one.message), "") for one in findings]
     return data_table("Cells that should not be trusted", columns, lines, titled=False) if lines else Markup()
-
-
-COSTS = {
-    "batch_size": ("batch", 1.0, 0),
-    "step_seconds": ("training step (ms)", 1000.0, 1),
-    "questions_per_second": ("questions/s", 1.0, 1),
-    "latency_p50": ("latency, median (ms)", 1.0, 2),
-    "latency_p99": ("latency, 99 % (ms)", 1.0, 2),
-    "train_memory": ("memory, training (MiB)", 1.0, 0),
-    "predict_memory": ("memory, prediction (MiB)", 1.0, 0),
-    "step_energy": ("energy, step (J)", 1.0, 2),
-    "question_energy": ("energy, question (J)", 1.0, 4),
-    "to_target": ("seconds to target", 1.0, 0),
-}
-"""Field of Cost -> title, factor, decimals."""
-
-
-def costs(report: Report) -> Markup:
-    """One table per device: numbers of two devices are never in one."""
-    devices: dict[str, list[tuple[Row, Cost]]] = {}
-    for row in report.rows:
-        for cost in row.costs:
-            devices.setdefault(cost.device, []).append((row, cost))
-    parts = []
-    for device, measured in devices.items():
-        lines = [Line(_cost(row, cost), row.state, _measured_cell(row, cost)) for row, cost in measured]
-        columns = (
-            Column("", "Method"),
-            *(Column("", title) for title, _, _ in COSTS.values()),
-            Column("", "energy by"),
-        )
-        parts.append(data_table(device, columns, lines))
-    return element("div", *parts, class_="filtered") if parts else Markup()
-
-
-def _cost(row: Row, cost: Cost) -> list[str]:
-    values = [(getattr(cost, field), factor, decimals) for field, (_, factor, decimals) in COSTS.items()]
-    texts = [ABSENT if value is None else f"{value * factor:,.{decimals}f}" for value, factor, decimals in values]
-    return [row.label, *texts, cost.energy_source]
-
-
-def _measured_cell(row: Row, cost: Cost) -> Cells:
-    return [cell for cell in row.cells if cell.id == cost.cell]
 
 
 def cells(cells: Cells) -> Markup:
