@@ -107,8 +107,8 @@ def cost_remarks(report: Report) -> list[str]:
     remarks = [
         "Cost: measured by `ablate bench cost`, one seed a row, alone on the machine that the table names and in "
         "turn with the others; medians, with quartiles of the step. A step is that of the row's own batch and "
-        "optimiser; p50 and p99 are of one question alone. J is the energy of one step, and of one question; MiB the "
-        "peak of memory, on a processor above what libraries and data set take.",
+        "optimiser; p50 and p99 are of one question alone. J is the energy of one step, and of one question; MiB "
+        "the peak of memory, on a processor above what libraries and data set take.",
         "Cost counts from stored features of the pictures: the detector that makes them is in no number.",
     ]
     if operators:
