@@ -20,12 +20,12 @@ def cost_tables(report: Report) -> list[TextTable]:
     """What the rows cost, a table for each device on which one was measured; none where nothing was."""
     from reports.layout import Column, Note, TextTable, plain  # It lays this table out among its own.
 
+    training = ("batch", "step (ms)", "quartiles", "vs softmax", "MiB", "J", "target (s)")
+    prediction = ("questions/s", "p50 (ms)", "p99 (ms)", "MiB", "J")
     columns = (
         Column("", "Method"),
-        *(Column("training", title) for title in ("batch", "step (ms)", "quartiles (ms)", "vs softmax")),
-        *(Column("training", title) for title in ("memory (MiB)", "step (J)", "target (s)")),
-        *(Column("prediction", title) for title in ("questions/s", "p50 (ms)", "p99 (ms)")),
-        *(Column("prediction", title) for title in ("memory (MiB)", "question (J)")),
+        *(Column("training", title) for title in training),
+        *(Column("prediction", title) for title in prediction),
     )
     marks: dict[str, str] = {}
     """Note -> its mark, the same in all tables."""
@@ -43,7 +43,9 @@ def cost_tables(report: Report) -> list[TextTable]:
             used |= {text: marks.setdefault(text, f"C{len(marks) + 1}") for text in notes}
             rows.append((f"{label} [{','.join(marks[text] for text in notes)}]", *texts[row.key]))
         notes = tuple(Note(mark, plain(text)) for text, mark in used.items())
-        tables.append(TextTable(f"Measured cost on {plain(device)}", columns, tuple(rows), notes, (5, 8)))
+        tables.append(
+            TextTable(f"Measured cost on {plain(device)}", columns, tuple(rows), notes, (1 + len(training),))
+        )
     return tables
 
 
@@ -56,7 +58,7 @@ def _texts(costs: Sequence[Cost]) -> list[tuple[str, ...]]:
     columns = [
         [f"{cost.batch_size}" if cost.step_seconds else "-" for cost in costs],
         steps,
-        ["-" if low == "-" else f"{low} to {high}" for low, high in zip(*quartiles, strict=True)],
+        ["-" if low == "-" else f"{low}-{high}" for low, high in zip(*quartiles, strict=True)],
         ["-" if cost.relative is None else f"{cost.relative:.2f}" for cost in costs],
         _column([cost.train_memory for cost in costs]),
         _column([cost.step_energy for cost in costs]),
@@ -87,9 +89,8 @@ def _notes(cost: Cost, all_of_device: Sequence[Cost]) -> list[str]:
     """What a reader must know of one row's numbers."""
     notes = [f"Energy: {cost.energy_source}."]
     if cost.other_cores > BUSY:
-        notes.append(
-            f"Measured while other processes kept {cost.other_cores:.1f} processors busy: the numbers are too high."
-        )
+        busy = f"{cost.other_cores:.1f} processors busy"
+        notes.append(f"Measured while other processes kept {busy}: they slowed it down.")
     if len({other.engine for other in all_of_device}) > 1:
         notes.append(f"Measured with the engine {cost.engine}, and others of this table with another.")
     return notes
@@ -106,8 +107,8 @@ def cost_remarks(report: Report) -> list[str]:
     remarks = [
         "Cost: measured by `ablate bench cost`, one seed a row, alone on the machine that the table names and in "
         "turn with the others; medians, with quartiles of the step. A step is that of the row's own batch and "
-        "optimiser; p50 and p99 are of one question alone. Memory is the peak, on a processor above what libraries "
-        "and data set take.",
+        "optimiser; p50 and p99 are of one question alone. J is the energy of one step, and of one question; MiB "
+        "the peak of memory, on a processor above what libraries and data set take.",
         "Cost counts from stored features of the pictures: the detector that makes them is in no number.",
     ]
     if operators:

@@ -802,6 +802,10 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     cost = benches.add_parser(
         "cost", parents=[places, measuring], help="what a study's finished cells cost, into their records"
     )
+    cost.description = (
+        "Steps, prediction, latency, memory and energy of finished cells, measured while none of the study runs. "
+        "Prints a table in Markdown; each cell keeps its numbers in cost.json, one measurement per device."
+    )
     cost.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
     cost.add_argument("--cells", nargs="+", default=[], metavar="ID", help="these (the first finished of each row)")
     cost.set_defaults(command=_bench_cost)

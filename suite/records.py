@@ -116,12 +116,17 @@ class CellFolder:
     def costs(self) -> list[dict[str, Any]]:
         """What `ablate bench cost` measured of the finished cell: one measurement per device."""
         path = self.path / "cost.json"
+        if not path.exists():
+            return []
         try:
-            return read_json(path)["measurements"] if path.exists() else []
+            measured = read_json(path)["measurements"]
         except (RecordError, KeyError, TypeError):
+            measured = None
+        if not isinstance(measured, list) or not all(isinstance(one, dict) and "device" in one for one in measured):
             raise RecordError(
                 f"{path} has no list of measurements. Delete that file, and measure again: ablate bench cost."
-            ) from None
+            )
+        return measured
 
     def write_cost(self, measurement: Mapping[str, Any]) -> None:
         """Adds a measurement of a device, or puts it in the place of that device's earlier one."""

@@ -156,6 +156,9 @@ class FinishedCell:
     def training_memory(self) -> float:
         """Peak of two training steps in this process, which must be fresh, MiB: the second has the optimiser's
         state."""
+        torch.optim.AdamW(
+            [torch.zeros(1)]
+        )  # The first optimiser brings half of torch in, which is no part of a step.
         with self._peak() as peak:
             step = self.training(self.model())
             for number in range(2):
@@ -182,12 +185,10 @@ class FinishedCell:
             yield peak
             peak.append(torch.cuda.max_memory_allocated() / MEBIBYTE)
             return
-        # What is imported, or read of the data set, once and for any model is there before: torch brings half of
-        # itself in with its first optimiser.
+        # What comes into memory once and for any model is there before: the data set, libraries at their first use.
         _ = self._opened
         weights = torch.ones(64, 64, requires_grad=True)
         (weights @ weights).softmax(-1).sum().backward()
-        torch.optim.AdamW([weights]).step()
         before = _resident(forget=True)
         yield peak
         peak.append((_resident() - before) / MEBIBYTE)

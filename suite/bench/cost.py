@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -56,8 +57,11 @@ def measure_costs(
     for one in cells:
         study.cell(one.id).costs()  # What cannot be read is told now, and not at the end.
     meter = open_meter(settings.device)
-    say(f"{len(cells)} cells on {device_name(settings)}, {settings.rounds} rounds. Energy: {meter.source}.")
     load, others = os.getloadavg()[0], Others()
+    say(
+        f"{len(cells)} cells on {device_name(settings)}, {settings.rounds} rounds; load {load:.1f} before. "
+        f"Energy: {meter.source}."
+    )
     memory = {}
     for place, one in enumerate(cells, 1):
         say(f"peak memory, {place} of {len(cells)}: {names[one]}")
@@ -140,14 +144,21 @@ def peak_memory(cell: FinishedCell) -> tuple[float | None, float]:
 
 
 def _fresh(measure: Callable[[], float]) -> float:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    """What ``measure`` returns in a process of its own, which leaves Ctrl-C to this one."""
+    spawn, trouble = multiprocessing.get_context("spawn"), ""
+    with ProcessPoolExecutor(1, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as process:
         try:
             return process.submit(measure).result()
         except BrokenProcessPool:
-            raise UserError(
-                "The process that measured peak memory died, as where memory does not suffice. Close what else "
-                "takes memory, or leave large cells out: give others with --cells."
-            ) from None
+            trouble = "the process died, as where memory does not suffice"
+        except RuntimeError as error:  # As torch says it, of a CPU and of a GPU.
+            if "memory" not in str(error):
+                raise
+            trouble = str(error)
+    raise UserError(
+        f"Peak memory could not be measured: {trouble}. Close what else takes memory, or leave large cells out: "
+        "give others with --cells."
+    )
 
 
 def _take_turns(
