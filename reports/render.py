@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 20
 """Terminal columns that labels need to stay readable."""
-LINE = 90
+LINE = 100
 """Characters that a page of LaTeX has room for in \\scriptsize beside the labels: wider tables come in parts."""
 
 
