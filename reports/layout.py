@@ -10,6 +10,7 @@ from statistics import fmean
 
 from reports.by_type import KINDS, Kind
 from reports.certainty import certainty, completeness
+from reports.cost_tables import cost_remarks, cost_tables
 from reports.statistics import Estimate
 from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
 from reports.verdicts import DIFFERENCES, LEVELS
@@ -77,6 +78,8 @@ class Unit:
 
 def lay_out(report: Report) -> Layout:
     """The report as text: one string per table cell, clean of control characters, not yet escaped."""
+    from reports.trust import trust_tables  # It makes TextTables.
+
     macs = _unit([row.measured.macs_reference for row in report.rows if row.measured])
     parameters = _unit([row.measured.parameters for row in report.rows if row.measured])
     server = any(row.measured and row.measured.server for row in report.rows)
@@ -124,7 +127,10 @@ def lay_out(report: Report) -> Layout:
         tables.append(_types_table(report))
     if report.comparisons:
         tables.append(_comparison_table(report))
-    return Layout(plain(report.heading), tuple(tables), _floors(report), _remarks(report, server, official))
+    tables += trust_tables(report)
+    tables += cost_tables(report)
+    remarks = (*_remarks(report, server, official), *map(plain, cost_remarks(report)))
+    return Layout(plain(report.heading), tuple(tables), _floors(report), remarks)
 
 
 def _few_types(report: Report) -> list[tuple[Kind, str, int | None]]:

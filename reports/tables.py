@@ -16,7 +16,7 @@ from typing import Any
 from reports.by_type import ByType, by_type
 from reports.checks import Finding
 from reports.claims import Claim
-from reports.costs import Cost
+from reports.costs import Cost, Costs
 from reports.pairing import Group, Pair, Reader, estimate, mean_difference, pairing, pairs_of
 from reports.published import Paper, Published, load_paper
 from reports.statistics import Estimate, Verdict, adjust
@@ -214,7 +214,7 @@ class Report:
 
 def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     """The tables of the study at ``study_folder``, whatever is finished of it; with seconds if ``measured``."""
-    paper, study, cells = load_paper(), StudyFolder(study_folder).study(), _read(study_folder)
+    paper, study, cells = load_paper(), StudyFolder(study_folder).study(), read_cells(study_folder)
     groups = _group(cell for cell in cells if cell.role == "row")
     repeated = _match(paper, groups)
     further = [group for group in groups if group not in repeated.values()]
@@ -237,6 +237,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     paired = {key: found["row", key] for key in pairs}
     paired |= dict(zip(family, adjust([paired[key] for key in family]), strict=True))
     changes = adjust([found["change", str(place)] for place in range(len(comparisons))])
+    costs = Costs(reference, looked) if measured else None
 
     def row(key: str, label: str, short: str, published: Published | None, group: Group) -> Row:
         measured, against = _measure(group), _measure(reference)
@@ -265,6 +266,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
             verdict=verdict(published, paper.reference, paired.get(key), server)
             if published and measured
             else None,
+            costs=costs.of(group) if costs else (),
         )
 
     blocks = [
@@ -321,7 +323,8 @@ def _searched(search: Mapping[str, Any], cells: Sequence[CellRecord]) -> str:
     )
 
 
-def _read(study_folder: Path | str) -> list[CellRecord]:
+def read_cells(study_folder: Path | str) -> list[CellRecord]:
+    """Every cell of the study, rows or not, in the study's order."""
     cells = []
     for plain in load_cells(study_folder).to_dict("records"):
         # pandas turns None into NaN in columns of numbers and of texts: results come from the record itself.

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from suite.errors import UserError
@@ -88,6 +89,21 @@ class CellFolder:
         """
         return pd.read_parquet(self.path / "predictions.parquet")
 
+    def examples(self) -> list[dict[str, Any]]:
+        """The fixed sample of test questions that a finished cell keeps; none in records of older engines.
+
+        question_id, image_id, split, text, words (its pieces), boxes (x0, y0, x1, y1 from 0 to 1), width, height,
+        picture (a file in examples/, or ""), answers (answer -> score), top_answers, top_confidences.
+        """
+        path = self.path / "examples" / "questions.json"
+        return read_json(path) if path.exists() else []
+
+    def attention(self) -> dict[str, np.ndarray]:
+        """Site and direction, such as ``cross.4.words-boxes`` -> weights (E, H, Q, K) of the examples, float16."""
+        path = self.path / "examples" / "attention.npz"
+        with path.open("rb") as file, np.load(file) as arrays:
+            return dict(arrays)
+
     def submissions(self) -> list[dict[str, Any]]:
         """Result files made for the test server: split, questions, sha256, file, written (a date)."""
         return read_lines(self.path / "submissions.jsonl")
@@ -97,11 +113,32 @@ class CellFolder:
         submission (sha256 of the result file; None where it is not known). The last answer counts."""
         return {line["split"]: line for line in read_lines(self.path / "server.jsonl")}
 
+    def costs(self) -> list[dict[str, Any]]:
+        """What `ablate bench cost` measured of the finished cell: one measurement per device."""
+        path = self.path / "cost.json"
+        if not path.exists():
+            return []
+        try:
+            measured = read_json(path)["measurements"]
+        except (RecordError, KeyError, TypeError):
+            measured = None
+        if not isinstance(measured, list) or not all(isinstance(one, dict) and "device" in one for one in measured):
+            raise RecordError(
+                f"{path} has no list of measurements. Delete that file, and measure again: ablate bench cost."
+            )
+        return measured
+
+    def write_cost(self, measurement: Mapping[str, Any]) -> None:
+        """Adds a measurement of a device, or puts it in the place of that device's earlier one."""
+        kept = [one for one in self.costs() if one["device"] != measurement["device"]]
+        write_json(self.path / "cost.json", {"measurements": [*kept, measurement]})
+
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Opens the record; what an earlier try that failed or was stopped left is cleared."""
+        """Opens the record; what an earlier try that failed or was stopped left is cleared, and what a model cost
+        that is trained anew."""
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in ("failure.json", "stopped.json"):
+        for name in ("failure.json", "stopped.json", "cost.json"):
             (self.path / name).unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
 
@@ -152,6 +189,22 @@ class CellFolder:
         with _temporary(path) as temporary:
             table.to_parquet(temporary, index=False)
 
+    def write_examples(
+        self,
+        questions: Sequence[Mapping[str, Any]],
+        attention: Mapping[str, np.ndarray],
+        pictures: Mapping[str, bytes],
+    ) -> None:
+        """Keeps what ``examples`` and ``attention`` read, and files of pictures by name; the questions last."""
+        self.check()
+        folder = self.path / "examples"
+        folder.mkdir(exist_ok=True)
+        for name, content in pictures.items():
+            write_bytes(folder / name, content)
+        with _temporary(folder / "attention.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **attention)  # pyright: ignore[reportArgumentType]: its names are arrays.
+        write_json(folder / "questions.json", questions)
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         self.check()
         write_json(self.path / "result.json", result)
@@ -182,7 +235,7 @@ class CellFolder:
 
     def tidy(self) -> None:
         """Removes what a process that was killed left beside a finished record."""
-        for path in (*self.path.glob(".*"), self.path / "live.json"):
+        for path in (*self.path.glob(".*"), *self.path.glob("examples/.*"), self.path / "live.json"):
             path.unlink(missing_ok=True)
         for path in (
             *self.checkpoints.glob(".*"),

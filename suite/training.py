@@ -30,6 +30,7 @@ from suite.data import official
 from suite.data.store import DataSet, open_dataset
 from suite.engine import Engine, NotFinite
 from suite.errors import UserError
+from suite.examples import record_examples
 from suite.models import pretrained
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering, is_variants_own
 from suite.optimisers import build_optimiser, learning_rate
@@ -516,7 +517,7 @@ def _test(
     pulse: Pulse,
     engine: Engine,
 ) -> None:
-    """Scores the test split once, keeps the answers, the final model and the result."""
+    """Scores the test split once, keeps the answers, some examples and the result."""
     parts = []
     for part in predict(model, dataset, dataset.rows(cell.test), cell, engine):
         pulse.alive()
@@ -538,6 +539,7 @@ def _test(
     }
     table = pd.concat([pd.DataFrame(added, index=table.index), table], axis=1)
     record.write_predictions(table)
+    record_examples(record, model, dataset, cell, table)
     validation = record.metrics()["accuracy"].tolist()[-1]
     lengths = dataset.lengths[dataset.rows(cell.validation)]
     model.cpu()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from suite.data.store import write_dataset
+from suite.data.wordpieces import make_tokenizer
 from suite.records import StudyFolder
 
 SPLITS = {"start": 40, "train": 40, "validation": 24, "test": 24}
@@ -21,8 +22,11 @@ VARIANTS = "softmax,span"
 """These rows and their starts, at two seeds each, are six cells: two can begin at once."""
 
 
-def write_small_data(folder: Path) -> Path:
-    """A folder of prepared data sets, whose ``easy_vqa`` is small: each answer shows in its picture."""
+def write_small_data(folder: Path, picture: str = "") -> Path:
+    """A folder of prepared data sets, whose ``easy_vqa`` is small: each answer shows in its regions.
+
+    ``picture`` is the reference of every image's picture.
+    """
     rng = np.random.default_rng(0)
     split = np.repeat(list(SPLITS), list(SPLITS.values()))
     count = len(split)
@@ -55,10 +59,10 @@ def write_small_data(folder: Path) -> Path:
         ),
         words=words,
         images=pd.DataFrame(
-            {"image_id": [f"picture {n}" for n in range(count)], "width": 64, "height": 64, "picture": ""}
+            {"image_id": [f"picture {n}" for n in range(count)], "width": 64, "height": 64, "picture": picture}
         ),
         pictures=[(regions, rng.uniform(size=(count, REGIONS, 4)).astype(np.float32))],
-        tokenizer="{}",
+        tokenizer=make_tokenizer(["is it red or blue?"]).to_str(),
         vocabulary=VOCABULARY,
         answers=["yes", "no", "red", "blue"],
     )
@@ -89,6 +93,7 @@ def content(cell: Path) -> dict[str, Any]:
         "metrics": [line | {"seconds": None} for line in metrics],
         "sites": (cell / "sites.jsonl").read_text(),
         "predictions": (cell / "predictions.parquet").read_bytes(),
+        "examples": {path.name: path.read_bytes() for path in (cell / "examples").iterdir()},
         "models": [path.read_bytes() for path in models],
     }
 

@@ -90,6 +90,7 @@ def content(cell: Path) -> dict[str, object]:
         lines = [json.loads(line) for line in (cell / f"{name}.jsonl").read_text().splitlines()]
         found[name] = [{key: value for key, value in line.items() if key not in times} for line in lines]
     found["predictions"] = pd.read_parquet(cell / "predictions.parquet").to_json()
+    found["examples"] = {path.name: path.read_bytes() for path in (cell / "examples").iterdir()}
     return found
 
 

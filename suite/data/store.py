@@ -37,6 +37,7 @@ import numpy as np
 import pandas
 import pyarrow
 import pyarrow.parquet
+from tokenizers import Tokenizer
 
 from suite.errors import UserError
 
@@ -198,6 +199,18 @@ class DataSet:
         """
         table = pyarrow.parquet.read_table(self.folder / "questions.parquet", columns=list(columns) or None)
         return table.to_pandas() if rows is None else table.take(rows).to_pandas().set_index(pandas.Index(rows))
+
+    def tokens(self, rows: np.ndarray) -> list[list[str]]:
+        """The word pieces of the questions at `rows` (B,). Raises DataError where tokenizer.json is damaged."""
+        path = self.folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # The library raises nothing narrower.
+            raise DataError(f"{path} is damaged ({error}). Prepare the data set again.") from None
+        return [
+            [tokenizer.id_to_token(word) or f"#{word}" for word in row[row != 0].tolist()]
+            for row in self.words[rows]
+        ]
 
     def images(self, *columns: str) -> pandas.DataFrame:
         """images.parquet, or the given columns of it, one row per image; each call reads the file."""
