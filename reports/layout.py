@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from reports.by_type import KINDS, Kind
+from reports.certainty import certainty, completeness
 from reports.cost_tables import cost_remarks, cost_tables
-from reports.statistics import RESAMPLES, Estimate
+from reports.statistics import Estimate
 from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
 from reports.verdicts import DIFFERENCES, LEVELS
 
@@ -21,9 +21,7 @@ DAGGER = "†"
 COMPARISONS = "What each change is worth"
 TYPES = "Accuracy by type of answer and question"
 FEW = 8
-"""Types of one kind that a table has room for, and cells of one state that a remark names."""
-MANY = 16
-"""Rows whose detectable difference a remark has room for."""
+"""Types of one kind that a table has room for."""
 
 
 @dataclass(frozen=True)
@@ -312,10 +310,10 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
         f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}. Its code: {report.paper.code}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
         f"paper{'; seconds of training' if report.measured else ''}.",
-        *_certainty(report),
+        *map(plain, certainty(report)),
         *([LEVELS] if levels else []),
         *([DIFFERENCES] if any(row.verdict for row in report.rows) else []),
-        _completeness(report),
+        plain(completeness(report)),
         *(
             [
                 "Ours, test: LXMERT's soft score, of raw strings inside the vocabulary of answers; official: the "
@@ -348,55 +346,3 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
         *map(plain, report.searches),
         *report.paper.notes,
     )
-
-
-def _certainty(report: Report) -> list[str]:
-    """What the intervals hold for, how p was made, and which differences would have been found."""
-    pairs = [(row.short, row.paired) for row in report.rows] + [
-        (row.label, row.paired) for row in report.comparisons
-    ]
-    found = [row.estimate for row in report.rows if row.estimate] + [pair for _, pair in pairs if pair]
-    if not found:
-        lacking = any(row.measured for row in report.rows)
-        return ["No intervals: the finished cells have no predictions, or of one image alone."] if lacking else []
-    images = _range(one.images for one in found)
-    lines = [
-        f"±: half of the 95 % interval, over images ({RESAMPLES:,} bootstrap resamples of {images} images with all "
-        "their questions, paired in differences) and, from two seeds on, over seeds (t distribution)."
-    ]
-    if any(one.seeds == 1 for one in found):
-        lines.append(
-            "With one seed an interval and its p hold for the questions only: another run may well lie outside."
-        )
-    if any(pair for _, pair in pairs):
-        lines.append(
-            "p: two-sided, against no difference to the softmax row, by Holm's rule over all rows that have one"
-            f"{'; of changes, over all changes' if any(one.paired for one in report.comparisons) else ''}."
-        )
-        least = [(name, pair.detectable) for name, pair in pairs if pair and pair.detectable is not None]
-        found = sorted(points for _, points in least)
-        each = "; ".join(f"{plain(name)} {points:.2f}" for name, points in least)
-        lines.append(
-            "Minimum detectable difference (points; 80 % power, 5 % two-sided, before Holm): "
-            f"{each if len(least) <= MANY else f'{found[0]:.2f} to {found[-1]:.2f} over {len(least)} rows'}."
-        )
-    return lines
-
-
-def _range(numbers: Iterable[int]) -> str:
-    low, high = min(found := sorted(numbers)), max(found)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _completeness(report: Report) -> str:
-    """How many cells there are a number of, and that nothing stands in for the others."""
-    cells = {cell.id: cell for row in (*report.rows, *report.floors) for cell in row.cells}
-    states = Counter(cell.state for cell in cells.values())
-    others = []
-    for state, count in sorted(states.items()):
-        if state != "finished":
-            ids = [cell.id for cell in cells.values() if cell.state == state]
-            more = f" and {count - FEW} more" if count > FEW else ""
-            others.append(f"{count} {state} ({', '.join(ids[:FEW])}{more})")
-    counted = "; ".join([f"{states['finished']} of {len(cells)} cells finished", *others])
-    return plain(f"{counted}. Nothing is imputed: a cell without a result is in no number.")

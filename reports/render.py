@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 20
 """Terminal columns that labels need to stay readable."""
-LINE = 90
+LINE = 100
 """Characters that a page of LaTeX has room for in \\scriptsize beside the labels: wider tables come in parts."""
 
 
@@ -298,7 +298,8 @@ CSV_COLUMNS = (
 def comma_separated(report: Report) -> str:
     """Raw, unrounded numbers, a line per row of the tables and floor; where one is missing, the state says why.
 
-    Accuracies in per cent, differences in points, changes in per cent; lists have spaces between. A change has the
+    Accuracies in per cent, differences in points, changes in per cent; lists have spaces between. ``low`` and
+    ``high`` are of 95 % intervals, ``p_adjusted`` is p after Holm, ``detectable`` in points. A change has the
     accuracies of its finished pairs with it and, as ``base_accuracies``, without it.
     """
     file = io.StringIO()

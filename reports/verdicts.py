@@ -65,6 +65,6 @@ def _of_differences(theirs: float, paired: Estimate | None) -> Verdict:
         word = "agrees" if holds else "same sign"
     seeds = f"{paired.seeds} seeds" if paired.seeds > 1 else "1 seed, which says nothing of another run"
     return Verdict(
-        f"{word} (1 seed)" if paired.seeds == 1 else word,
+        f"{word} (1 seed)" if paired.seeds == 1 and word != "cannot tell" else word,
         f"{told} over {seeds}, p {paired.adjusted:.2g} (Holm): the interval {published}.",
     )

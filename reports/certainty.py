@@ -1,0 +1,66 @@
+"""Below the tables, in words: what the intervals hold for, what would have been found, what has no number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from reports.statistics import RESAMPLES
+from reports.tables import Report
+
+FEW = 8
+"""Cells of one state that are named."""
+MANY = 16
+"""Rows whose detectable difference is given one by one."""
+
+
+def certainty(report: Report) -> list[str]:
+    """What the intervals hold for, how p was made, and which differences would have been found."""
+    pairs = [(row.short, row.paired) for row in report.rows] + [
+        (row.label, row.paired) for row in report.comparisons
+    ]
+    found = [row.estimate for row in report.rows if row.estimate] + [pair for _, pair in pairs if pair]
+    if not found:
+        lacking = any(row.measured for row in report.rows)
+        return ["No intervals: the finished cells have no predictions, or of one image alone."] if lacking else []
+    images = _range(one.images for one in found)
+    lines = [
+        f"±: half of the 95 % interval, over images ({RESAMPLES:,} bootstrap resamples of {images} images with all "
+        "their questions, paired in differences) and, from two seeds on, over seeds (t distribution)."
+    ]
+    if any(one.seeds == 1 for one in found):
+        lines.append(
+            "With one seed an interval and its p hold for the questions only: another run may well lie outside."
+        )
+    if any(pair for _, pair in pairs):
+        lines.append(
+            "p: two-sided, against no difference to the softmax row, by Holm's rule over all rows that have one"
+            f"{'; of changes, over all changes' if any(one.paired for one in report.comparisons) else ''}."
+        )
+        least = [(name, pair.detectable) for name, pair in pairs if pair and pair.detectable is not None]
+        found = sorted(points for _, points in least)
+        each = "; ".join(f"{name} {points:.2f}" for name, points in least)
+        lines.append(
+            "Minimum detectable difference (points; 80 % power, 5 % two-sided, before Holm): "
+            f"{each if len(least) <= MANY else f'{found[0]:.2f} to {found[-1]:.2f} over {len(least)} rows'}."
+        )
+    return lines
+
+
+def _range(numbers: Iterable[int]) -> str:
+    low, high = min(found := sorted(numbers)), max(found)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def completeness(report: Report) -> str:
+    """How many cells there are a number of, and that nothing stands in for the others."""
+    cells = {cell.id: cell for row in (*report.rows, *report.floors) for cell in row.cells}
+    states = Counter(cell.state for cell in cells.values())
+    others = []
+    for state, count in sorted(states.items()):
+        if state != "finished":
+            ids = [cell.id for cell in cells.values() if cell.state == state]
+            more = f" and {count - FEW} more" if count > FEW else ""
+            others.append(f"{count} {state} ({', '.join(ids[:FEW])}{more})")
+    counted = "; ".join([f"{states['finished']} of {len(cells)} cells finished", *others])
+    return f"{counted}. Nothing is imputed: a cell without a result is in no number."
