@@ -1,92 +1,60 @@
-"""The rules by which the paper's claims are judged: from records of rows to a verdict with its numbers."""
+"""The paper's claims with their rules: from records of rows to a verdict with its numbers."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 import pyarrow
 import pyarrow.parquet
 
+from reports.claim_seeds import (
+    BOTH,
+    DEEP,
+    ENTMAX,
+    FEWEST,
+    NO_SEEDS,
+    SHALLOW,
+    SOFTMAX,
+    SPAN,
+    Seed,
+    equal_seeds,
+    finished,
+    over_seeds,
+    seed_name,
+    unfinished,
+)
+from reports.claim_sites import (
+    ALPHA_CHANGE,
+    BELOW,
+    DENSITY_CHANGE,
+    HALF,
+    MOST,
+    NOT_BELOW,
+    SPAN_LEAST,
+    SPAN_SHARE,
+    SPARSE,
+    middle_cross_spans_rise,
+    single_modality_spans_fall,
+    sparse_heads_grow_denser,
+    visual_alphas_stay_low,
+)
 from reports.claims import Judgement, Statement
 from reports.scores import ScoreReader, difference
 from reports.statistics import estimates
 from reports.tables import CellRecord, Row
 from suite.records import CellFolder, RecordError, read_lines
 
-SOFTMAX, SPAN, ENTMAX, BOTH = "softmax-9-5-5", "span-9-5-5", "entmax-9-5-5", "span-entmax-9-5-5"
-SHALLOW, DEEP = "layerdrop-9-5-5", "layerdrop-10-6-6"
-
-MOST, HALF = 0.8, 0.5
-"""Of layers or heads: from the one on a claim holds in a seed, below the other it does not."""
-FEWEST = 3
-"""Evaluations that a course over training needs."""
 MARGIN = 1.0
 """Points below softmax's last validation accuracy at which a cell counts as converged."""
 COMPUTE = (2.5, 5.0)
 """Times the compute that are still about 3.5: a factor of the root of 2 either way, rounded."""
-SPAN_SHARE, SPAN_LEAST = 0.02, 0.5
-"""A change of a layer's span is one from this share of its first span on, and from this many tokens on."""
-SPARSE = 1.5
-"""Of alpha: half way from softmax to sparsemax."""
-BELOW, NOT_BELOW = 0.95, 0.8
-"""Shares of heads below SPARSE: from the one on a claim holds in a seed, below the other it does not."""
-ALPHA_CHANGE, DENSITY_CHANGE = 0.005, 0.01
+FLOPS, WIDTH = 0.5, 768
+"""Points that a change of multiply-adds may be off; the width of the model that the paper counted."""
 CONFIDENCE = 1.0
 """Points of mean confidence that are a difference."""
-
-
-@dataclass(frozen=True)
-class Seed:
-    """What one seed says of a claim."""
-
-    name: str
-    holds: bool | None
-    """None where it cannot be told."""
-    numbers: str
-    cells: tuple[CellRecord, ...]
-
-
-def over_seeds(seeds: Sequence[Seed]) -> Judgement:
-    said = {seed.holds for seed in seeds}
-    verdict = "holds" if said == {True} else "does not hold" if said == {False} else "cannot tell"
-    cells = dict.fromkeys(cell.id for seed in seeds for cell in seed.cells)
-    return Judgement(verdict, "; ".join(f"{seed.name}: {seed.numbers}" for seed in seeds) + ".", tuple(cells))
-
-
-def unfinished(rows: Mapping[str, Row], *keys: str) -> Judgement | None:
-    """Why nothing can be told of a claim about the rows ``keys``; None where each has a finished seed."""
-    lacking = [f"{rows[key].label} is {rows[key].state}" for key in keys if not finished(rows[key])]
-    return Judgement("cannot tell", f"{'; '.join(lacking)}.") if lacking else None
-
-
-def finished(row: Row) -> list[CellRecord]:
-    return [cell for cell in row.cells if cell.result is not None]
-
-
-def seed_name(cell: CellRecord) -> str:
-    return f"seed {cell.configuration['seed']}"
-
-
-def equal_seeds(*rows: Row) -> list[tuple[CellRecord, ...]]:
-    """The finished cells of ``rows`` side by side, for the seeds that all of them have."""
-    by_seed = [{_seeds(cell): cell for cell in finished(row)} for row in rows]
-    return [tuple(cells[seed] for cells in by_seed) for seed in by_seed[0] if all(seed in one for one in by_seed)]
-
-
-def _seeds(cell: CellRecord) -> tuple[int, ...]:
-    """Its own seed, its start's, and so on."""
-    seeds, configuration = [], cell.configuration
-    while configuration:
-        seeds.append(configuration["seed"])
-        configuration = configuration["start"]
-    return tuple(seeds)
-
-
-NO_SEEDS = Judgement("cannot tell", "No seed is finished in all rows that are compared.")
 
 
 def needs_more_compute(rows: Mapping[str, Row]) -> Judgement:
@@ -141,148 +109,6 @@ def _reached(accuracies: Sequence[tuple[int, float]], target: float) -> tuple[in
     return before, None
 
 
-Course = Mapping[tuple[str, str, int], list[list[float]]]
-"""Stack, modalities (``words``, ``boxes`` or ``both``) and layer -> at each evaluation a number per head."""
-
-
-def course(cell: CellRecord, column: str) -> Course:
-    """How ``column`` of sites.jsonl went over training.
-
-    LXMERT's cross block serves both directions with the same parameters: its numbers are their means.
-    """
-    found: dict[tuple[str, str, int], dict[int, list[list[float]]]] = {}
-    for line in read_lines(cell.folder / "sites.jsonl"):
-        if line.get(column) is None:
-            continue
-        modalities = line["queries"] if line["queries"] == line["keys"] else "both"
-        steps = found.setdefault((line["stack"], modalities, line["index"]), {})
-        steps.setdefault(line["step"], []).append(line[column])
-    return {
-        site: [[fmean(heads) for heads in zip(*sides, strict=True)] for sides in steps.values()]
-        for site, steps in found.items()
-    }
-
-
-def _layers(spans: Course) -> dict[tuple[str, str, int], list[float]]:
-    """Of each site the mean span over its heads at each evaluation, where there are enough of these."""
-    return {site: [fmean(heads) for heads in one] for site, one in spans.items() if len(one) >= FEWEST}
-
-
-def _noise(spans: Sequence[float]) -> float:
-    return max(SPAN_SHARE * spans[0], SPAN_LEAST)
-
-
-def falls(spans: Sequence[float]) -> bool:
-    """Whether ``spans`` end lower than they began, and never rise from their lowest by more than noise."""
-    lowest, noise = spans[0], _noise(spans)
-    for span in spans:
-        if span > lowest + noise:
-            return False
-        lowest = min(lowest, span)
-    return spans[-1] < spans[0] - noise
-
-
-def rises(spans: Sequence[float]) -> bool:
-    return spans[-1] > spans[0] + _noise(spans)
-
-
-def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
-    def judge(cell: CellRecord) -> Seed:
-        stacks: dict[str, list[list[float]]] = {}
-        for (stack, *_), spans in _layers(course(cell, "span")).items():
-            if spans[0] > SPAN_LEAST:  # What is nothing cannot fall.
-                stacks.setdefault(stack, []).append(spans)
-        if not {"language", "vision"} <= set(stacks):
-            return _too_few(cell)
-        shares = {stack: fmean(map(falls, stacks[stack])) for stack in ("language", "vision")}
-        text = ", ".join(
-            f"{stack} {sum(map(falls, layers))} of {len(layers)} layers fall, mean {_from_to(layers)}"
-            for stack, layers in stacks.items()
-            if stack in shares
-        )
-        return Seed(seed_name(cell), _by_share(min(shares.values())), text, (cell,))
-
-    return unfinished(rows, SPAN) or over_seeds([judge(cell) for cell in finished(rows[SPAN])])
-
-
-def middle_cross_spans_rise(rows: Mapping[str, Row]) -> Judgement:
-    def judge(cell: CellRecord) -> Seed:
-        cross = {
-            index: spans
-            for (stack, modalities, index), spans in _layers(course(cell, "span")).items()
-            if stack == "cross" and modalities == "both"
-        }
-        layers = [spans for index, spans in cross.items() if 0 < index < max(cross)]
-        if not layers:
-            return _too_few(cell)
-        text = f"{sum(map(rises, layers))} of {len(layers)} layers rise, mean {_from_to(layers)}"
-        return Seed(seed_name(cell), _by_share(fmean(map(rises, layers))), text, (cell,))
-
-    return unfinished(rows, SPAN) or over_seeds([judge(cell) for cell in finished(rows[SPAN])])
-
-
-def _from_to(layers: Sequence[Sequence[float]]) -> str:
-    first, last = (fmean(spans[at] for spans in layers) for at in (0, -1))
-    return f"{first:.1f} to {last:.1f} tokens"
-
-
-def _by_share(share: float) -> bool | None:
-    return True if share >= MOST else False if share < HALF else None
-
-
-def _too_few(cell: CellRecord) -> Seed:
-    text = f"no site of these has the {FEWEST} evaluations that a course over training needs"
-    return Seed(seed_name(cell), None, text, (cell,))
-
-
-def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
-    def judge(cell: CellRecord) -> Seed:
-        sites = [one for (_, modalities, _), one in course(cell, "alpha").items() if modalities == "boxes"]
-        if not sites or len(sites[0]) < FEWEST:
-            return _too_few(cell)
-        # One list of all heads per evaluation; what the first half of the training does is not yet a preference.
-        evaluations = [[alpha for heads in parts for alpha in heads] for parts in zip(*sites, strict=True)]
-        late = evaluations[len(evaluations) // 2 :]
-        shares = [fmean(alpha < SPARSE for alpha in heads) for heads in late]
-        holds = True if min(shares) >= BELOW else False if shares[-1] < NOT_BELOW else None
-        below, heads = sum(alpha < SPARSE for alpha in late[-1]), late[-1]
-        text = (
-            f"{below} of {len(heads)} heads end below {SPARSE}, mean {fmean(heads):.3f}, highest {max(heads):.3f}"
-        )
-        return Seed(seed_name(cell), holds, text, (cell,))
-
-    return unfinished(rows, ENTMAX) or over_seeds([judge(cell) for cell in finished(rows[ENTMAX])])
-
-
-def sparse_heads_grow_denser(rows: Mapping[str, Row]) -> Judgement:
-    def judge(cell: CellRecord) -> Seed:
-        alphas, densities = course(cell, "alpha"), course(cell, "density")
-        changes = [
-            (last - first, dense_last - dense_first)
-            for site, alpha in alphas.items()
-            if site[1] != "words" and len(alpha) >= FEWEST
-            for first, last, dense_first, dense_last in zip(
-                alpha[0], alpha[-1], densities[site][0], densities[site][-1], strict=True
-            )
-            if first > SPARSE
-        ]
-        if not changes:
-            text = f"no head began above {SPARSE}, or fewer than {FEWEST} evaluations"
-            return Seed(seed_name(cell), None, text, (cell,))
-        denser = [
-            alpha < -ALPHA_CHANGE or (alpha <= ALPHA_CHANGE and density > DENSITY_CHANGE)
-            for alpha, density in changes
-        ]
-        alpha, density = (fmean(change) for change in zip(*changes, strict=True))
-        text = (
-            f"{sum(denser)} of {len(denser)} heads grow denser, on average alpha {alpha:+.3f}, "
-            f"density {100 * density:+.1f} points"
-        )
-        return Seed(seed_name(cell), _by_share(fmean(denser)), text, (cell,))
-
-    return unfinished(rows, ENTMAX) or over_seeds([judge(cell) for cell in finished(rows[ENTMAX])])
-
-
 def entmax_most_confident(rows: Mapping[str, Row]) -> Judgement:
     def judge(cells: tuple[CellRecord, ...]) -> Seed:
         confident = [_confidence(cell) for cell in cells]
@@ -335,6 +161,20 @@ def more_accurate(better: str, worse: str, rows: Mapping[str, Row]) -> Judgement
     return Judgement(verdict, evidence + alone, cells)
 
 
+def costs(changed: str, stated: float, rows: Mapping[str, Row]) -> Judgement:
+    """Whether multiply-adds of the row ``changed`` are ``stated`` per cent from those of softmax."""
+    if nothing := unfinished(rows, SOFTMAX, changed):
+        return nothing
+    one, other = (finished(rows[key])[0] for key in (changed, SOFTMAX))
+    found = rows[changed].macs_change
+    assert found is not None
+    width = other.configuration["model"]["width"]
+    # What does not shrink with the layers, the words' and boxes' first maps, weighs more in a narrow model.
+    holds = True if abs(found - stated) <= FLOPS else None if width != WIDTH and stated else False
+    text = f"{found:+.2f} % where {stated:+.2f} % is stated, at width {width}"
+    return over_seeds([Seed(rows[changed].label, holds, text, (one, other))])
+
+
 _MOVES = f"by more than {100 * SPAN_SHARE:.0f} % of its first span and {SPAN_LEAST} tokens"
 _SHARES = f"at least {100 * MOST:.0f} % do, does not if less than {100 * HALF:.0f} % do"
 
@@ -355,6 +195,21 @@ STATEMENTS = (
         f"{MARGIN:g} point, over softmax's; each lies between two evaluations, so that the quotient is a range. "
         f"Holds if it is within {COMPUTE[0]:g} to {COMPUTE[1]:g}, does not if it is all below or all above.",
         needs_more_compute,
+    ),
+    Statement(
+        "layerdrop-flops",
+        "LayerDrop with p = 1 reduces the FLOPs of 9-5-5 by 17.54 %.",
+        "section 4",
+        f"Multiply-adds against softmax 9-5-5. Holds within {FLOPS} points, does not beyond; at another width than "
+        f"{WIDTH} only that it holds can be told.",
+        functools.partial(costs, SHALLOW, -17.54),
+    ),
+    Statement(
+        "layerdrop-same-flops",
+        "LayerDrop 10-6-6 with p = 1 has the FLOPs of 9-5-5.",
+        "section 4",
+        f"Multiply-adds against softmax 9-5-5. Holds within {FLOPS} points, does not beyond.",
+        functools.partial(costs, DEEP, 0.0),
     ),
     Statement(
         "single-spans-fall",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
-from suite.records import StudyFolder, read_json, read_lines, write_json
+from suite.records import RecordError, StudyFolder, read_json, read_lines, write_json
 
 NAME = "provenance.json"
 MEASURED = ("cost.json", "segments.jsonl", "faults.jsonl", "log.txt")
@@ -78,10 +78,17 @@ def check(build: Callable[..., Any], output: Path) -> str:
     told = output / NAME
     if not told.exists():
         raise UserError(f"There is no report to check: expected {told}. Make it first with `ablate report`.")
-    old = read_json(told)
+    try:
+        old = read_json(told)
+        options, inputs, made_by = old["options"], old["inputs"], old["program"]
+    except (RecordError, KeyError, TypeError):
+        raise UserError(
+            f"{told} does not say what its report was made from: it is damaged, or another version wrote it. Make "
+            "the report again with `ablate report`."
+        ) from None
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
-        build(again, **old["options"])
+        build(again, **options)
         new, made, here = read_json(again / NAME), _contents(again), _contents(output)
     lines = [
         f"{'missing' if name not in here else 'extra' if name not in made else 'differs'}: {name}"
@@ -90,8 +97,8 @@ def check(build: Callable[..., Any], output: Path) -> str:
     ]
     if not lines:
         return ""
-    changed = [f"input {line}" for line in _changes(old["inputs"], new["inputs"])]
-    changed += [f"program {line}" for line in _changes(old["program"], new["program"])]
+    changed = [f"input {line}" for line in _changes(inputs, new["inputs"])]
+    changed += [f"program {line}" for line in _changes(made_by, new["program"])]
     why = changed or ["No input has changed, and no program: somebody has changed the report's own files."]
     return "\n".join([*lines, *why, "Make it again with `ablate report`."])
 

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
-from reports.claim_rules import falls, rises
+from reports.claim_sites import falls, rises
 from reports.claims import Claim, claims
 from reports.layout import lay_out
-from reports.render import latex, markdown, terminal
+from reports.render import escape_latex, escape_markdown, latex, markdown, terminal
 from reports.tables import build_report
 from suite.records import CellFolder
 
@@ -295,6 +295,27 @@ def test_without_an_interval_a_difference_is_not_judged(study_folder: Path) -> N
     assert (claim.verdict, "91.25 % against 71.50 %" in claim.evidence) == ("cannot tell", True)
 
 
+@pytest.mark.parametrize(
+    ("key", "cell", "macs", "width", "verdict"),
+    [
+        ("layerdrop-flops", "layerdrop-s0", 8239, 768, "holds"),
+        ("layerdrop-flops", "layerdrop-s0", 8239, 64, "holds"),
+        ("layerdrop-flops", "layerdrop-s0", 8600, 768, "does not hold"),
+        ("layerdrop-flops", "layerdrop-s0", 8600, 64, "cannot tell"),
+        ("layerdrop-same-flops", "layerdrop-deep-s0", 10_000, 64, "holds"),
+        ("layerdrop-same-flops", "layerdrop-deep-s0", 10_051, 64, "does not hold"),
+    ],
+)
+def test_multiply_adds(make_study: MakeStudy, key: str, cell: str, macs: int, width: int, verdict: str) -> None:
+    folder = make_study(names=["softmax-s0", cell])
+    path = folder / "study.json"
+    path.write_text(path.read_text().replace('"width": 64', f'"width": {width}'))
+    for name, number in (("softmax-s0", 10_000), (cell, macs)):
+        write_accuracies(finish(folder, name, macs=number), [50, 90])
+    claim = held(folder, key)
+    assert (claim.verdict, f"{macs / 100 - 100:+.2f} %" in claim.evidence) == (verdict, True)
+
+
 def test_seeds_that_disagree_do_not_tell(make_study: MakeStudy) -> None:
     folder = make_study()
     study = json.loads((folder / "study.json").read_text())
@@ -325,9 +346,9 @@ def test_the_tables_show_verdicts_with_rule_and_numbers(study_folder: Path) -> N
     report = dataclasses.replace(report, claims=claims(report))
     table = lay_out(report).tables[-1]
     assert [row[2] for row in table.rows] == [claim.verdict for claim in report.claims]
-    for render in (terminal, markdown, latex):
+    for render, escape in ((terminal, str), (markdown, escape_markdown), (latex, escape_latex)):
         text = " ".join((render(report, 200) if render is terminal else render(report)).split())
         for claim, note in zip(report.claims, table.notes, strict=True):
-            assert claim.text.rstrip(".") in text.replace("{[}", "[")
-            assert note.text.startswith(claim.rule)
-            assert note.text.endswith(claim.evidence)
+            assert escape(claim.text) in text
+            assert escape(note.text) in text
+            assert note.text == f"{claim.rule} Found: {claim.evidence}"

@@ -158,6 +158,14 @@ def test_nothing_to_check_is_a_users_error(study: Path) -> None:
         unlike(study)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"options": {}}'])
+def test_a_damaged_provenance_is_a_users_error(study: Path, text: str) -> None:
+    build(study, study / "report")
+    (study / "report" / "provenance.json").write_text(text)
+    with pytest.raises(UserError, match=r"is damaged, or another version wrote it\. Make the report again"):
+        unlike(study)
+
+
 def test_the_command_says_by_its_exit_code(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     study = make_study(names=["softmax-s0"])
 

@@ -1,0 +1,163 @@
+"""The rules for claims about what attention learned: spans and alphas of each site over training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from reports.claim_seeds import ENTMAX, FEWEST, SPAN, Seed, finished, over_seeds, seed_name, unfinished
+from reports.claims import Judgement
+from reports.tables import CellRecord, Row
+from suite.records import read_lines
+
+MOST, HALF = 0.8, 0.5
+"""Of layers or heads: from the one on a claim holds in a seed, below the other it does not."""
+SPAN_SHARE, SPAN_LEAST = 0.02, 0.5
+"""A change of a layer's span is one from this share of its first span on, and from this many tokens on."""
+SPARSE = 1.5
+"""Of alpha: half way from softmax to sparsemax."""
+BELOW, NOT_BELOW = 0.95, 0.8
+"""Shares of heads below SPARSE: from the one on a claim holds in a seed, below the other it does not."""
+ALPHA_CHANGE, DENSITY_CHANGE = 0.005, 0.01
+
+
+Course = Mapping[tuple[str, str, int], list[list[float]]]
+"""Stack, modalities (``words``, ``boxes`` or ``both``) and layer -> at each evaluation a number per head."""
+
+
+def course(cell: CellRecord, column: str) -> Course:
+    """How ``column`` of sites.jsonl went over training.
+
+    LXMERT's cross block serves both directions with the same parameters: its numbers are their means.
+    """
+    found: dict[tuple[str, str, int], dict[int, list[list[float]]]] = {}
+    for line in read_lines(cell.folder / "sites.jsonl"):
+        if line.get(column) is None:
+            continue
+        modalities = line["queries"] if line["queries"] == line["keys"] else "both"
+        steps = found.setdefault((line["stack"], modalities, line["index"]), {})
+        steps.setdefault(line["step"], []).append(line[column])
+    return {
+        site: [[fmean(heads) for heads in zip(*sides, strict=True)] for sides in steps.values()]
+        for site, steps in found.items()
+    }
+
+
+def _layers(spans: Course) -> dict[tuple[str, str, int], list[float]]:
+    """Of each site the mean span over its heads at each evaluation, where there are enough of these."""
+    return {site: [fmean(heads) for heads in one] for site, one in spans.items() if len(one) >= FEWEST}
+
+
+def _noise(spans: Sequence[float]) -> float:
+    return max(SPAN_SHARE * spans[0], SPAN_LEAST)
+
+
+def falls(spans: Sequence[float]) -> bool:
+    """Whether ``spans`` end lower than they began, and never rise from their lowest by more than noise."""
+    lowest, noise = spans[0], _noise(spans)
+    for span in spans:
+        if span > lowest + noise:
+            return False
+        lowest = min(lowest, span)
+    return spans[-1] < spans[0] - noise
+
+
+def rises(spans: Sequence[float]) -> bool:
+    return spans[-1] > spans[0] + _noise(spans)
+
+
+def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
+    def judge(cell: CellRecord) -> Seed:
+        stacks: dict[str, list[list[float]]] = {}
+        for (stack, *_), spans in _layers(course(cell, "span")).items():
+            if spans[0] > SPAN_LEAST:  # What is nothing cannot fall.
+                stacks.setdefault(stack, []).append(spans)
+        if not {"language", "vision"} <= set(stacks):
+            return _too_few(cell)
+        shares = {stack: fmean(map(falls, stacks[stack])) for stack in ("language", "vision")}
+        text = ", ".join(
+            f"{stack} {sum(map(falls, layers))} of {len(layers)} layers fall, mean {_from_to(layers)}"
+            for stack, layers in stacks.items()
+            if stack in shares
+        )
+        return Seed(seed_name(cell), _by_share(min(shares.values())), text, (cell,))
+
+    return unfinished(rows, SPAN) or over_seeds([judge(cell) for cell in finished(rows[SPAN])])
+
+
+def middle_cross_spans_rise(rows: Mapping[str, Row]) -> Judgement:
+    def judge(cell: CellRecord) -> Seed:
+        cross = {
+            index: spans
+            for (stack, modalities, index), spans in _layers(course(cell, "span")).items()
+            if stack == "cross" and modalities == "both"
+        }
+        layers = [spans for index, spans in cross.items() if 0 < index < max(cross)]
+        if not layers:
+            return _too_few(cell)
+        text = f"{sum(map(rises, layers))} of {len(layers)} layers rise, mean {_from_to(layers)}"
+        return Seed(seed_name(cell), _by_share(fmean(map(rises, layers))), text, (cell,))
+
+    return unfinished(rows, SPAN) or over_seeds([judge(cell) for cell in finished(rows[SPAN])])
+
+
+def _from_to(layers: Sequence[Sequence[float]]) -> str:
+    first, last = (fmean(spans[at] for spans in layers) for at in (0, -1))
+    return f"{first:.1f} to {last:.1f} tokens"
+
+
+def _by_share(share: float) -> bool | None:
+    return True if share >= MOST else False if share < HALF else None
+
+
+def _too_few(cell: CellRecord) -> Seed:
+    text = f"no site of these has the {FEWEST} evaluations that a course over training needs"
+    return Seed(seed_name(cell), None, text, (cell,))
+
+
+def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
+    def judge(cell: CellRecord) -> Seed:
+        sites = [one for (_, modalities, _), one in course(cell, "alpha").items() if modalities == "boxes"]
+        if not sites or len(sites[0]) < FEWEST:
+            return _too_few(cell)
+        # One list of all heads per evaluation; what the first half of the training does is not yet a preference.
+        evaluations = [[alpha for heads in parts for alpha in heads] for parts in zip(*sites, strict=True)]
+        late = evaluations[len(evaluations) // 2 :]
+        shares = [fmean(alpha < SPARSE for alpha in heads) for heads in late]
+        holds = True if min(shares) >= BELOW else False if shares[-1] < NOT_BELOW else None
+        below, heads = sum(alpha < SPARSE for alpha in late[-1]), late[-1]
+        text = (
+            f"{below} of {len(heads)} heads end below {SPARSE}, mean {fmean(heads):.3f}, highest {max(heads):.3f}"
+        )
+        return Seed(seed_name(cell), holds, text, (cell,))
+
+    return unfinished(rows, ENTMAX) or over_seeds([judge(cell) for cell in finished(rows[ENTMAX])])
+
+
+def sparse_heads_grow_denser(rows: Mapping[str, Row]) -> Judgement:
+    def judge(cell: CellRecord) -> Seed:
+        alphas, densities = course(cell, "alpha"), course(cell, "density")
+        changes = [
+            (last - first, dense_last - dense_first)
+            for site, alpha in alphas.items()
+            if site[1] != "words" and len(alpha) >= FEWEST
+            for first, last, dense_first, dense_last in zip(
+                alpha[0], alpha[-1], densities[site][0], densities[site][-1], strict=True
+            )
+            if first > SPARSE
+        ]
+        if not changes:
+            text = f"no head began above {SPARSE}, or fewer than {FEWEST} evaluations"
+            return Seed(seed_name(cell), None, text, (cell,))
+        denser = [
+            alpha < -ALPHA_CHANGE or (alpha <= ALPHA_CHANGE and density > DENSITY_CHANGE)
+            for alpha, density in changes
+        ]
+        alpha, density = (fmean(change) for change in zip(*changes, strict=True))
+        text = (
+            f"{sum(denser)} of {len(denser)} heads grow denser, on average alpha {alpha:+.3f}, "
+            f"density {100 * density:+.1f} points"
+        )
+        return Seed(seed_name(cell), _by_share(fmean(denser)), text, (cell,))
+
+    return unfinished(rows, ENTMAX) or over_seeds([judge(cell) for cell in finished(rows[ENTMAX])])
