@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from reports.figures.drawing import DASHES, MARKERS, Drawn, Look, finish, handle, legend_below, look, named
+from reports.figures.drawing import DASHES, MARKERS, Drawn, Look, finish, handle, legend_below, named
 from reports.figures.rows import Chosen, choose, mean, metrics, row_label, trained
 from reports.layout import plain
 from reports.tables import Report, Row
@@ -35,7 +35,7 @@ def curves(report: Report) -> Drawn | None:
         return None
     with style():
         figure, (accuracy, loss) = _stacked(2, len(chosen.rows))
-        looks = {row.key: look(number) for number, (row, _) in enumerate(drawn)}
+        looks = {row.key: chosen.looks[row.key] for row, _ in drawn}
         for row, seeds in drawn:
             _draw(accuracy, seeds, "accuracy", row, looks[row.key])
             _draw(loss, seeds, "loss", row, looks[row.key])
@@ -73,8 +73,7 @@ def regularisation(report: Report) -> Drawn | None:
     with style():
         figure, axes = _stacked(3, len(chosen.rows))
         looks = {row.key: _pale(number) for number, (row, _) in enumerate(rest)}
-        # Not in black: beside grey it would look like one more of the rest.
-        looks |= {row.key: look(number + 1) for number, (row, _) in enumerate(bold)}
+        looks |= {row.key: chosen.looks[row.key] for row, _ in bold}
         names = ("accuracy", "loss", "train_loss")
         titles = ("validation\naccuracy (%)", "validation\nloss", "training\nloss")
         for one, name, title in zip(axes, names, titles, strict=True):

@@ -10,7 +10,7 @@ from reports.figures.accuracy import test_accuracy
 from reports.figures.answers import answers
 from reports.figures.cost import cost
 from reports.figures.curves import curves, regularisation
-from reports.figures.density import density
+from reports.figures.density import density, density_by_row
 from reports.figures.depth import over_depth
 from reports.figures.drawing import Drawn
 from reports.figures.heads import heads_over_training
@@ -57,6 +57,7 @@ def draw_all(report: Report, options: Options = Options()) -> list[Drawn]:
         cost(report),
         by_type(report),
         over_depth(report),
+        density_by_row(report.dataset, attention, chosen),
         *dense,
     ]
     return [one for one in drawn if one is not None]

@@ -20,7 +20,7 @@ SHOWN = 6
 WIDEST = 6
 """Panels that have room beside each other, and entries of the legend."""
 # A solver of layouts takes seconds for so many panels: everything has its place, in inches.
-LEFT, RIGHT, TOP, STEPS, LEGEND, ENTRY = 0.45, 0.1, 0.22, 0.34, 0.2, 0.13
+LEFT, RIGHT, TOP, STEPS, LEGEND, ENTRY = 0.45, 0.1, 0.22, 0.28, 0.18, 0.13
 TITLE, NAME, PANEL, GAP = 0.2, 0.12, 0.38, 0.07
 
 

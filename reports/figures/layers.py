@@ -25,6 +25,9 @@ def layers_over_training(dataset: str, recorded: Recorded, name: str, slug: str,
     several = len(recorded.cells) > 1
     with style():
         figure, grid = panels(len(curves), 1.15, 0.75 + 0.13 * -(-len(layers) // 5))
+        for axes in grid[1:]:
+            axes.sharex(grid[0])
+            axes.sharey(grid[0])
         for axes, (place, panel) in zip(grid, curves.items(), strict=True):
             axes.set_title(place.title)
             for layer, steps in panel.items():
@@ -33,8 +36,6 @@ def layers_over_training(dataset: str, recorded: Recorded, name: str, slug: str,
                 if several:
                     low, high = list(map(min, seeds)), list(map(max, seeds))
                     axes.fill_between(list(steps), low, high, color=how.colour, alpha=0.15, linewidth=0)
-            axes.sharex(grid[0])
-            axes.sharey(grid[0])
         grid[0].set_xlim(left=0)
         for number, axes in enumerate(grid):
             if number >= len(grid) - 2:
