@@ -22,6 +22,8 @@ from reports.tables import Report
 
 BY_HEAD = ("alpha",)
 """Quantities that are drawn for each head, as in the paper's figure 3; others as means over a layer's heads."""
+OWN = 5
+"""Rows beside the paper's that have figures of their own."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,11 @@ def draw_all(report: Report, options: Options = Options()) -> list[Drawn]:
     """
     # The question first: a mistake in its id should be told at once.
     asked = answers(report, options.question)
-    chosen = choose(trained(report))
+    chosen, own = choose(trained(report)), choose(trained(report), OWN)
     attention = [found for row in chosen.rows if (found := recorded(row)) is not None]
-    learned = [one for found in attention for one in _learned(report, found, options, chosen.sentence)]
-    dense = (
-        density(report.dataset, found, f"density-{slug(found.row.key)}", chosen.sentence) for found in attention
-    )
+    each = [found for found in attention if found.row.key in own.looks]
+    learned = [one for found in each for one in _learned(report, found, options, own.sentence)]
+    dense = (density(report.dataset, found, f"density-{slug(found.row.key)}", own.sentence) for found in each)
     drawn = [
         *(one for one in learned if one.name.startswith("span-")),
         regularisation(report),
