@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check gpu bench rehearsal fuzz chaos lock clean
+.PHONY: run test check gpu bench rehearsal fuzz chaos scale lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
@@ -18,6 +18,10 @@ fuzz: .venv/installed
 # The records and tables of 50 grids whose workers, nodes, drivers and disks fail at random: an hour on two cores.
 chaos: .venv/installed
 	$(BIN)/python tests/chaos.py --runs 50
+
+# How long plan, status and report take over a thousand recorded cells: minutes.
+scale: .venv/installed
+	$(BIN)/python tests/scale.py
 
 check: .venv/installed
 	$(BIN)/ruff check .
