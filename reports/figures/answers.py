@@ -152,7 +152,9 @@ def _draw_text(figure: Figure, asked: Asked, height: float) -> None:
 
 def _draw_answers(axes: Axes, one: Answered, last: bool) -> None:
     """Bars of one row's confidences."""
-    axes.set_title(row_label(one.row, 48).replace("\n", " "), loc="left", x=0, pad=3)
+    # Below, a row without answers says why.
+    name = row_label(one.row, 48) if one.answers else wrapped(one.row.short, 48)
+    axes.set_title(name.replace("\n", " "), loc="left", x=0, pad=3)
     axes.set_xlim(0, 1)
     axes.set_ylim(4.6, -0.6)
     axes.grid(axis="y", visible=False)

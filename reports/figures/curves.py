@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 SEEDS = (
     "Where a row has several seeds, a line is their mean at the steps that all of them reached, and thin lines are "
-    "the seeds."
+    "its first ten seeds."
 )
+THIN = 10
+"""Seeds of a row that have lines of their own."""
 
 
 def curves(report: Report) -> Drawn | None:
@@ -121,7 +123,7 @@ def _stacked(count: int, rows: int) -> tuple[Figure, list[Axes]]:
 def _draw(axes: Axes, seeds: Sequence[pd.DataFrame], name: str, row: Row, how: Look, width: float = 1.1) -> None:
     """One row's line in a panel."""
     if len(seeds) > 1:
-        for seed in seeds:
+        for seed in seeds[:THIN]:
             axes.plot(seed["step"], seed[name], color=how.colour, linewidth=0.4, alpha=0.5)
     average = mean(seeds)
     # Grey lines alone have markers: elsewhere colour and dash do.

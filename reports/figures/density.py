@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from reports.figures.bands import band_height, draw_bands, entries
 from reports.figures.drawing import SMALL, Drawn, finish, legend_below, named, wrapped
-from reports.figures.rows import Chosen, row_label, seeds_text
+from reports.figures.rows import Chosen, row_label
 from reports.figures.sites import Lines, Place, Recorded, by_place
 from reports.layout import plain
 from suite.look import COLUMN, style
@@ -46,8 +46,8 @@ def density_by_row(dataset: str, found: Sequence[Recorded], chosen: Chosen) -> D
             "Attention density by row",
             f"Density of the attention on {plain(dataset)} at the last evaluation: the share of the keys that may "
             "be attended whose weight is not 0, from 0 to 1. A band per stack and direction (from queries to "
-            "keys), in it a point per row, the mean over layers, heads and seeds. Rows that are 1 throughout have "
-            f"no figure by layer and head.{chosen.sentence}",
+            "keys), in it a point per row, the mean over layers, heads and seeds (at most ten). Rows that are 1 "
+            f"throughout have no figure by layer and head.{chosen.sentence}",
             finish(figure),
         )
 
@@ -61,7 +61,6 @@ def density(dataset: str, recorded: Recorded, slug: str, further: str) -> Drawn 
     step, shares = last_density(recorded.lines[0])
     if all(share == 1 for layers in shares.values() for heads in layers.values() for share in heads):
         return None
-    seeds = f", the first of {len(recorded.cells)}" if len(recorded.cells) > 1 else ""
     with style():
         return Drawn(
             slug,
@@ -69,7 +68,7 @@ def density(dataset: str, recorded: Recorded, slug: str, further: str) -> Drawn 
             "Density of every head by layer, stack and direction (from queries to keys): the share of the keys "
             "that may be attended whose weight is not 0, from 0 to 1, on the same validation questions for every "
             f"row, at the last evaluation (step {step:,}) of {row_label(recorded.row, 200)}, "
-            f"{seeds_text(recorded.cells[:1])}{seeds}.{further}",
+            f"{recorded.first}.{further}",
             _draw(f"{dataset}: {row_label(recorded.row, 200)}", shares),
         )
 
@@ -125,6 +124,7 @@ def _draw(title: str, shares: dict[Place, dict[int, list[float]]]) -> Figure:
         label="share of the keys with a weight above 0",
     )
     # Drawn as lines and areas, like all else; edges of their own colour leave no gaps.
+    assert bar.solids is not None
     bar.solids.set(rasterized=False, edgecolor="face")
     bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
     return figure

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reports.figures.drawing import SMALL, Drawn, handle, look, named
-from reports.figures.rows import row_label, seeds_text
+from reports.figures.rows import row_label
 from reports.figures.sites import Layers, Place, Recorded, by_place
 from reports.layout import plain
 from suite.look import COLUMN, STYLE, style
@@ -58,13 +58,12 @@ def heads_over_training(
         _around(figure, f"{dataset}: {row_label(recorded.row, 200)}", plain(name), legend, shown)
         which = f"the first {shown} of {heads} heads" if shown < heads else f"all {heads} heads"
         paper = "As in the paper's figure 3: " if name == "alpha" else ""
-        seeds = f", the first of {len(recorded.cells)}" if len(recorded.cells) > 1 else ""
         return Drawn(
             slug,
             f"{plain(name)} per head over training: {plain(recorded.row.short)}",
             f"{paper}{plain(name)} over training steps, a panel per layer and a line per head, by stack and "
             f"direction (from queries to keys), of {row_label(recorded.row, 200)}: {which}, "
-            f"{seeds_text(recorded.cells[:1])}{seeds}.{further}",
+            f"{recorded.first}.{further}",
             figure,
         )
 

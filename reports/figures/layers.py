@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from reports.figures.drawing import Drawn, finish, handle, legend_below, look, named, panels, wrapped
-from reports.figures.rows import row_label, seeds_text
+from reports.figures.rows import row_label
 from reports.figures.sites import Heads, Place, Recorded, by_place
 from reports.layout import plain
 from suite.look import style
@@ -59,7 +59,7 @@ def layers_over_training(dataset: str, recorded: Recorded, name: str, slug: str,
             f"{plain(name)} per layer over training: {plain(recorded.row.short)}",
             f"{paper}{plain(UNITS.get(name, name))} over training steps, the mean over the heads of each layer, by "
             f"stack and direction (from queries to keys), of {row_label(recorded.row, 200)}, "
-            f"{seeds_text(recorded.cells)}{bands}.{further}",
+            f"{recorded.seeds}{bands}.{further}",
             finish(figure),
         )
 

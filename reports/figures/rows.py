@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.figures.drawing import Look, look, wrapped
-from reports.tables import CellRecord, Report, Row
+from reports.tables import Report, Row
 from suite.records import CellFolder
 
 FURTHER = 12
@@ -62,10 +62,6 @@ def state_text(row: Row) -> str:
     if 0 < row.finished < len(row.cells):
         state = f" ({row.finished} of {len(row.cells)} seeds)"
     return state + (" (stale)" if row.stale else "")
-
-
-def seeds_text(cells: Sequence[CellRecord]) -> str:
-    return f"{len(cells)} seeds" if len(cells) > 1 else f"seed {cells[0].configuration['seed']}"
 
 
 def metrics(row: Row) -> list[pd.DataFrame]:

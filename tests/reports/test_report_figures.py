@@ -19,11 +19,9 @@ from matplotlib.text import Text
 from reports import figures
 from reports.figures import Drawn, draw_all
 from reports.figures.answers import answers
-from reports.figures.cost import cost
 from reports.figures.draw import OWN
 from reports.figures.drawing import DASHES, LINES, MARKERS, look, wrapped
 from reports.figures.rows import FURTHER, choose
-from reports.figures.types import by_type
 from reports.figures.write import FORMATS, encode
 from reports.tables import Report, Row, build_report
 from suite.look import style
@@ -184,10 +182,10 @@ def test_names_of_every_kind_can_be_read_in_legends(write_small: Callable[..., P
 
 
 def test_the_same_records_give_the_same_bytes(report: Report, drawn: dict[str, Drawn]) -> None:
-    for again in (cost(report), by_type(report), answers(report)):
-        assert again is not None
-        for form in FORMATS:
-            assert encode(drawn[again.name].figure, form) == encode(again.figure, form)
+    again = answers(report)
+    assert again is not None
+    for form in FORMATS:
+        assert encode(drawn["answers"].figure, form) == encode(again.figure, form)
 
 
 @pytest.mark.skipif(shutil.which("pdfimages") is None, reason="needs poppler")
@@ -212,7 +210,7 @@ def test_figures_are_words_of_the_pdf(drawn: dict[str, Drawn], tmp_path: Path) -
 
 def many(report: Report, count: int) -> Report:
     """The report with ``count`` further rows, copies of one that has all."""
-    row = next(row for row in report.rows if row.key == "span-entmax-9-5-5")
+    row = next(row for row in report.rows if row.key == "span-9-5-5")
     copies = tuple(
         dataclasses.replace(row, key=f"copy-{number}", short=f"copy {number}", published=None)
         for number in range(count)
@@ -228,12 +226,12 @@ def test_two_hundred_rows_are_cut_to_those_that_can_be_read(report: Report) -> N
     study = many(report, 200)
     found = draw_all(study)
     left_out = 200 - FURTHER
-    for names, count in ((IN_ONE, left_out), (("span-copy-0", "alpha-copy-0", "density-copy-0"), 200 - OWN)):
+    for names, count in ((IN_ONE, left_out), (("span-copy-0",), 200 - OWN)):
         for name in names:
             (one,) = [one for one in found if one.name == name]
             assert f" {count} further rows are left out." in one.caption
     assert [one.name for one in found if one.name.startswith("span-c")] == [f"span-copy-{n}" for n in range(OWN)]
-    assert len(found) == len(NAMES) + 3 * OWN
+    assert len(found) == len(NAMES) + OWN
     (accuracy,) = [one.figure for one in found if one.name == "test-accuracy"]
     labels = [text.get_text() for text in accuracy.axes[0].get_yticklabels()]
     assert labels[-1] == f"copy {FURTHER - 1}"
