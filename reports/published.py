@@ -34,7 +34,7 @@ class Published:
     origin: str
     """Where the figure really comes from."""
     notes: tuple[str, ...]
-    """Known problems, as sentences."""
+    """Known problems, as sentences, each with its source."""
 
     @property
     def accuracies(self) -> dict[str, float]:
@@ -65,6 +65,8 @@ class Paper:
     """Everything that ``published.json`` holds."""
 
     citation: str
+    code: str
+    """The paper's repository and the revision that notes are about."""
     dataset: str
     """Its title."""
     dataset_name: str
@@ -73,7 +75,7 @@ class Paper:
     """The row that differences are taken against: softmax."""
     tables: tuple[PublishedTable, ...]
     notes: tuple[str, ...]
-    """Known problems that hold for every row, as sentences."""
+    """Known problems that hold for every row, as sentences, each with its source."""
 
 
 @functools.cache
@@ -81,10 +83,11 @@ def load_paper() -> Paper:
     """The paper's tables, rows in the paper's order."""
     plain = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     entries = {entry["key"]: entry for table in plain["tables"] for entry in table["rows"]}
+    notes = {name: f"{note['text']} ({note['source']})" for name, note in plain["notes"].items()}
     level = entries[plain["reference"]]["test_dev"]
     rows = {
         key: Published(
-            **entry | {"notes": tuple(plain["notes"][name] for name in entry["notes"])},
+            **entry | {"notes": tuple(notes[name] for name in entry["notes"])},
             # Two decimals are all that was published; more would show the error of binary fractions.
             difference=round(entry["test_dev"] - level, 2),
         )
@@ -94,6 +97,12 @@ def load_paper() -> Paper:
         PublishedTable(table["title"], tuple(rows[entry["key"]] for entry in table["rows"]))
         for table in plain["tables"]
     )
-    general = tuple(plain["notes"][name] for name in plain["general_notes"])
-    reference = rows[plain["reference"]]
-    return Paper(plain["citation"], plain["dataset"], plain["dataset_name"], reference, tables, general)
+    return Paper(
+        citation=plain["citation"],
+        code=plain["code"],
+        dataset=plain["dataset"],
+        dataset_name=plain["dataset_name"],
+        reference=rows[plain["reference"]],
+        tables=tables,
+        notes=tuple(notes[name] for name in plain["general_notes"]),
+    )

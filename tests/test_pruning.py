@@ -337,7 +337,10 @@ def test_the_other_figures_show_the_trained_rows_alone(runs: tuple[Path, list[st
     assert [text.get_text() for text in axes.get_yticklabels()] == ["softmax, 2-1-1", "layerdrop, 3-2-2"]
     curves = figures.curves(report)
     assert curves is not None
-    assert [text.get_text() for text in curves.figure.legends[0].get_texts()] == ["softmax, 2-1-1", "layerdrop, 3-2-2"]
+    assert [text.get_text() for text in curves.figure.legends[0].get_texts()] == [
+        "softmax, 2-1-1",
+        "layerdrop, 3-2-2",
+    ]
 
 
 def test_a_depth_without_a_result_is_told(runs: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -350,7 +353,9 @@ def test_a_depth_without_a_result_is_told(runs: tuple[Path, list[str]], tmp_path
     assert next(row for row in report.rows if row.label == label).state == "started"
     drawn = figures.over_depth(report)
     assert drawn is not None
-    assert "layerdrop, 3-2-2 (1 of 4 depths missing)" in [text.get_text() for text in drawn.figure.legends[0].get_texts()]
+    assert "layerdrop, 3-2-2 (1 of 4 depths missing)" in [
+        text.get_text() for text in drawn.figure.legends[0].get_texts()
+    ]
 
 
 def test_a_study_of_trained_rows_alone_has_no_figure_of_depth(runs: tuple[Path, list[str]], tmp_path: Path) -> None:

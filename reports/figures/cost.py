@@ -112,12 +112,16 @@ def cost_panels(report: Report) -> list[Panel]:
     for device, batch in dict.fromkeys((one.device, one.batch_size) for _, one in measured):
         here = [(row, one) for row, one in measured if (one.device, one.batch_size) == (device, batch)]
         title = f"{device}, batch {batch}"
-        found.append(_panel(title, "training step (ms)", here, lambda one: 1000 * one.step_seconds))
+        found.append(_panel(title, "training step (ms)", here, _milliseconds))
         found.append(_panel(title, "peak memory, training (MiB)", here, lambda one: one.train_memory))
         for source in dict.fromkeys(one.energy_source for _, one in here if one.step_energy is not None):
             same = [(row, one) for row, one in here if one.energy_source == source]
             found.append(_panel(f"{title}; {source}", "energy of a training step (J)", same, _energy))
     return found
+
+
+def _milliseconds(one: Cost) -> float | None:
+    return None if one.step_seconds is None else 1000 * one.step_seconds
 
 
 def _energy(one: Cost) -> float | None:

@@ -186,6 +186,12 @@ def line_of(site: tuple[str, str, str, int], step: int, cell: Cell, noise: rando
     return line
 
 
+@pytest.fixture(scope="module")
+def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study for a whole module of tests, to add to but not to change."""
+    return write_study(tmp_path_factory.mktemp("runs") / "small")
+
+
 @pytest.fixture
 def make_study(tmp_path: Path) -> Callable[..., Path]:
     """Writes the study, or a part of it, to a folder of the test's."""

@@ -46,7 +46,10 @@ def test_equal_records_give_equal_bytes(make_study: MakeStudy, tmp_path: Path) -
     figures = {"training", "test-accuracy", "cost", "alpha-entmax-9-5-5", "density-entmax-9-5-5"}
     figures.add("density-softmax-9-5-5")
     names = {f"figures/{name}.{form}" for name in figures for form in ("pdf", "svg", "png")}
-    assert set(one) == TABLES | names | {"figures/built.txt", "figures/captions.txt"}
+    pages = {"index.html", "cell.html"}
+    others = {"figures/built.txt", "figures/captions.txt", "provenance.json"}
+    assert {name for name in one if not name.startswith("page/")} == TABLES | names | pages | others
+    assert len([name for name in one if name.startswith("page/cells/")]) == 4
 
 
 def test_without_what_is_measured_the_bytes_do_not_tell_how_long_it_took(
