@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # In inches: the picture's place decides where all else is.
-TOP, MARGIN, PICTURE, TALLEST, TITLE, BARS, LABELS, BELOW = 0.3, 0.08, 1.45, 1.6, 0.3, 0.62, 1.12, 0.62
+TOP, MARGIN, PICTURE, TALLEST, TITLE, BARS, LABELS, BELOW, WORDS = 0.3, 0.08, 1.45, 1.6, 0.3, 0.62, 1.12, 0.62, 0.16
 SIDE = 600
 """Pixels of a picture's longer side: what a column shows."""
 RIGHT, WRONG, UNKNOWN = COLOURS[0], "white", "#C8C8C8"
@@ -39,17 +39,22 @@ def answers(report: Report, question: str | None = None) -> Drawn | None:
         return None
     with style():
         picture = _picture_height(asked.example)
-        height = TOP + picture + sum(TITLE + BARS for _ in asked.answered) + BELOW
+        heights = [TITLE + (BARS if one.answers else WORDS) for one in asked.answered]
+        height = TOP + picture + sum(heights) + BELOW
         figure = Figure(figsize=(COLUMN, height))
         figure.suptitle(named(f"{report.dataset}: question {asked.question_id}", 60), y=1 - 0.06 / height, va="top")
         if asked.example is not None:
             _draw_picture(figure, asked.example, picture)
         _draw_text(figure, asked, picture)
         for number, one in enumerate(asked.answered):
-            below = TOP + picture + (number + 1) * (TITLE + BARS)
-            place = (LABELS / COLUMN, 1 - below / height, 1 - (LABELS + 0.3) / COLUMN, BARS / height)
-            last = number == len(asked.answered) - 1
-            _draw_answers(figure.add_axes(place), one, last)
+            below = TOP + picture + sum(heights[: number + 1])
+            place = (
+                LABELS / COLUMN,
+                1 - below / height,
+                1 - (LABELS + 0.3) / COLUMN,
+                (heights[number] - TITLE) / height,
+            )
+            _draw_answers(figure.add_axes(place), one, last=number == len(asked.answered) - 1)
         _legend(figure, asked)
         return Drawn("answers", "The best five answers to one question", _caption(report, asked), figure)
 
@@ -147,7 +152,9 @@ def _draw_text(figure: Figure, asked: Asked, height: float) -> None:
 
 def _draw_answers(axes: Axes, one: Answered, last: bool) -> None:
     """Bars of one row's confidences."""
-    axes.set_title(row_label(one.row, 48).replace("\n", " "), loc="left", x=0, pad=3)
+    # Below, a row without answers says why.
+    name = row_label(one.row, 48) if one.answers else wrapped(one.row.short, 48)
+    axes.set_title(name.replace("\n", " "), loc="left", x=0, pad=3)
     axes.set_xlim(0, 1)
     axes.set_ylim(4.6, -0.6)
     axes.grid(axis="y", visible=False)
@@ -157,8 +164,12 @@ def _draw_answers(axes: Axes, one: Answered, last: bool) -> None:
         axes.set_xlabel("confidence")
     if not one.answers:
         axes.set_yticks([])
-        state = one.row.state if one.row.state != "finished" else "this question has no answer in the records"
-        axes.text(0.5, 2, state, ha="center", va="center", style="italic", color=DARK)
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_visible(last)
+        axes.tick_params(length=3 if last else 0)
+        state = one.row.state if one.row.state != "finished" else "has no answer to this question in the records"
+        axes.text(0, 2, state, va="center", style="italic", color=DARK)
         return
     for place, (confidence, score) in enumerate(zip(one.confidences, one.scores, strict=True)):
         inside = UNKNOWN if score is None else RIGHT if score > 0 else WRONG

@@ -58,13 +58,15 @@ def cost(report: Report) -> Drawn | None:
     with style():
         height = 1.45 + 0.1 * max(panel.title.count("\n") for panel in found)
         figure, grid = panels(len(found), height if len(found) > 1 else 2.0, 0.4 + 0.13 * len(shown))
+        # Equal rows lie on each other: those below are larger.
+        sizes = {row.key: 6.5 - 3 * number / len(shown) for number, row in enumerate(shown)}
         for number, (axes, panel) in enumerate(zip(grid, found, strict=True)):
-            _draw(axes, panel, looks)
+            _draw(axes, panel, looks, sizes)
             if number % 2 == 0:
                 axes.set_ylabel("test accuracy (%)")
         figure.suptitle(named(f"{report.dataset}: accuracy against cost", 60))
         handles = [
-            handle(looks[row.key].colour, row_label(row), looks[row.key].marker, "")
+            handle(looks[row.key].colour, row_label(row), looks[row.key].marker, "", markersize=sizes[row.key])
             if row.measured
             else handle("none", row_label(row), linestyle="")
             for row in shown
@@ -143,7 +145,7 @@ def _named(rows: Sequence[Row], found: Sequence[Panel]) -> list[Row]:
     return [row for row in rows if row.published is not None or row.key in kept]
 
 
-def _draw(axes: Axes, panel: Panel, looks: dict[str, Look]) -> None:
+def _draw(axes: Axes, panel: Panel, looks: dict[str, Look], sizes: dict[str, float]) -> None:
     front = panel.front
     axes.plot(
         [point.cost for point in front],
@@ -161,8 +163,14 @@ def _draw(axes: Axes, panel: Panel, looks: dict[str, Look]) -> None:
             continue
         if estimate:
             axes.plot([point.cost] * 2, [estimate.low, estimate.high], color=how.colour, linewidth=0.6)
-        inside = "white" if point.row.stale else how.colour
-        axes.plot(point.cost, point.accuracy, how.marker, color=how.colour, markersize=4, markerfacecolor=inside)
+        axes.plot(
+            point.cost,
+            point.accuracy,
+            how.marker,
+            color=how.colour,
+            markersize=sizes[point.row.key],
+            markerfacecolor="white" if point.row.stale else how.colour,
+        )
     axes.set_xlabel(panel.axis)
     axes.locator_params(axis="x", nbins=4)
     if panel.title:

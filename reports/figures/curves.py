@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from reports.figures.drawing import DASHES, MARKERS, Drawn, Look, finish, handle, legend_below, look, named
+from reports.figures.drawing import DASHES, MARKERS, Drawn, Look, finish, handle, legend_below, named
 from reports.figures.rows import Chosen, choose, mean, metrics, row_label, trained
 from reports.layout import plain
 from reports.tables import Report, Row
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 SEEDS = (
     "Where a row has several seeds, a line is their mean at the steps that all of them reached, and thin lines are "
-    "the seeds."
+    "its first ten seeds."
 )
+THIN = 10
+"""Seeds of a row that have lines of their own."""
 
 
 def curves(report: Report) -> Drawn | None:
@@ -35,10 +37,10 @@ def curves(report: Report) -> Drawn | None:
         return None
     with style():
         figure, (accuracy, loss) = _stacked(2, len(chosen.rows))
-        looks = {row.key: look(number) for number, (row, _) in enumerate(drawn)}
-        for row, seeds in drawn:
-            _draw(accuracy, seeds, "accuracy", row, looks[row.key])
-            _draw(loss, seeds, "loss", row, looks[row.key])
+        looks = {one.row.key: chosen.looks[one.row.key] for one in drawn}
+        for one in drawn:
+            _draw(accuracy, one, "accuracy", looks[one.row.key])
+            _draw(loss, one, "loss", looks[one.row.key])
         figure.suptitle(named(f"{report.dataset}: validation over training", 60))
         accuracy.set_ylabel("accuracy (%)")
         # After the lines: it ends the search for limits that hold them.
@@ -66,22 +68,21 @@ def regularisation(report: Report) -> Drawn | None:
     """
     chosen = choose(trained(report))
     drawn = _evaluated(chosen)
-    bold = [one for one in drawn if _highlighted(one[0])]
-    rest = [one for one in drawn if not _highlighted(one[0])]
+    bold = [one for one in drawn if _highlighted(one.row)]
+    rest = [one for one in drawn if not _highlighted(one.row)]
     if not bold:
         return None
     with style():
         figure, axes = _stacked(3, len(chosen.rows))
-        looks = {row.key: _pale(number) for number, (row, _) in enumerate(rest)}
-        # Not in black: beside grey it would look like one more of the rest.
-        looks |= {row.key: look(number + 1) for number, (row, _) in enumerate(bold)}
+        looks = {one.row.key: _pale(number) for number, one in enumerate(rest)}
+        looks |= {one.row.key: chosen.looks[one.row.key] for one in bold}
         names = ("accuracy", "loss", "train_loss")
         titles = ("validation\naccuracy (%)", "validation\nloss", "training\nloss")
-        for one, name, title in zip(axes, names, titles, strict=True):
-            for row, seeds in (*rest, *bold):
-                _draw(one, seeds, name, row, looks[row.key], width=1.4 if _highlighted(row) else 0.8)
-            one.set_ylabel(title)
-            one.set_xlim(left=0)
+        for panel, name, title in zip(axes, names, titles, strict=True):
+            for one in (*rest, *bold):
+                _draw(panel, one, name, looks[one.row.key], width=1.4 if _highlighted(one.row) else 0.8)
+            panel.set_ylabel(title)
+            panel.set_xlim(left=0)
         figure.suptitle(named(f"{report.dataset}: LayerDrop against the rest", 60))
         ordered = sorted(chosen.rows, key=lambda row: not _highlighted(row))
         legend_below(figure, [_entry(row, looks.get(row.key)) for row in ordered] + _left_out(chosen))
@@ -96,8 +97,17 @@ def regularisation(report: Report) -> Drawn | None:
         )
 
 
-def _evaluated(chosen: Chosen) -> list[tuple[Row, list[pd.DataFrame]]]:
-    return [(row, seeds) for row in chosen.rows if (seeds := metrics(row))]
+@dataclass(frozen=True)
+class _History:
+    """A row that has been evaluated."""
+
+    row: Row
+    seeds: list[pd.DataFrame]
+    mean: pd.DataFrame
+
+
+def _evaluated(chosen: Chosen) -> list[_History]:
+    return [_History(row, seeds, mean(seeds)) for row in chosen.rows if (seeds := metrics(row))]
 
 
 def _highlighted(row: Row) -> bool:
@@ -119,21 +129,20 @@ def _stacked(count: int, rows: int) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _draw(axes: Axes, seeds: Sequence[pd.DataFrame], name: str, row: Row, how: Look, width: float = 1.1) -> None:
+def _draw(axes: Axes, history: _History, name: str, how: Look, width: float = 1.1) -> None:
     """One row's line in a panel."""
-    if len(seeds) > 1:
-        for seed in seeds:
+    if len(history.seeds) > 1:
+        for seed in history.seeds[:THIN]:
             axes.plot(seed["step"], seed[name], color=how.colour, linewidth=0.4, alpha=0.5)
-    average = mean(seeds)
     # Grey lines alone have markers: elsewhere colour and dash do.
     marks = {"marker": how.marker, "markersize": 2.2} if how.colour == PALE else {}
     axes.plot(
-        average.index,
-        average[name],
+        history.mean.index,
+        history.mean[name],
         color=how.colour,
         linestyle=how.dash,
         linewidth=width,
-        label=row_label(row),
+        label=row_label(history.row),
         **marks,
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from reports.figures.drawing import SMALL, Drawn, named
-from reports.figures.rows import row_label, seeds_text
-from reports.figures.sites import Place, Recorded, by_place
+from reports.figures.bands import band_height, draw_bands, entries
+from reports.figures.drawing import SMALL, Drawn, finish, legend_below, named, wrapped
+from reports.figures.rows import Chosen, row_label
+from reports.figures.sites import Lines, Place, Recorded, by_place
 from reports.layout import plain
 from suite.look import COLUMN, style
 
@@ -21,15 +23,44 @@ COLOURS = "cividis"
 LEFT, WIDTH, GAP, TOP, TITLE, LAYER, HEADS, BAR = 0.36, 1.32, 0.27, 0.25, 0.18, 0.11, 0.3, 0.55
 
 
+def density_by_row(dataset: str, found: Sequence[Recorded], chosen: Chosen) -> Drawn | None:
+    """The mean density of each stack and direction, a point per row; nothing where no row recorded a density."""
+    from matplotlib.figure import Figure
+
+    means = {one.row.key: mean_density(one) for one in found}
+    rows = [one.row for one in found if means[one.row.key]]
+    places = list(dict.fromkeys(place for one in means.values() for place in one))
+    if not rows:
+        return None
+    with style():
+        height = 0.9 + band_height(len(rows)) * len(places) + 0.13 * len(chosen.rows)
+        figure = Figure(figsize=(COLUMN, height), layout="constrained")
+        axes = figure.subplots()
+        values = {row.key: [means[row.key].get(place) for place in places] for row in rows}
+        draw_bands(axes, [wrapped(place.title, 18) for place in places], chosen, values)
+        axes.set_xlabel("share of the keys with a weight above 0")
+        figure.suptitle(named(f"{dataset}: attention density", 60))
+        legend_below(figure, entries(chosen, values))
+        return Drawn(
+            "density",
+            "Attention density by row",
+            f"Density of the attention on {plain(dataset)} at the last evaluation: the share of the keys that may "
+            "be attended whose weight is not 0, from 0 to 1. A band per stack and direction (from queries to "
+            "keys), in it a point per row, the mean over layers, heads and seeds (at most ten). Rows that are 1 "
+            f"throughout have no figure by layer and head.{chosen.sentence}",
+            finish(figure),
+        )
+
+
 def density(dataset: str, recorded: Recorded, slug: str, further: str) -> Drawn | None:
     """A heat map of layers by heads, a panel per stack and direction, of the row's first evaluated seed.
 
-    Nothing where its sites recorded no density. ``slug`` names the files; ``further`` is what the caption adds.
+    Nothing where every head attends to every key, or no density was recorded. ``slug`` names the files; ``further``
+    is what the caption adds.
     """
-    step, shares = last_density(recorded)
-    if not shares:
+    step, shares = last_density(recorded.lines[0])
+    if all(share == 1 for layers in shares.values() for heads in layers.values() for share in heads):
         return None
-    seeds = f", the first of {len(recorded.cells)}" if len(recorded.cells) > 1 else ""
     with style():
         return Drawn(
             slug,
@@ -37,14 +68,22 @@ def density(dataset: str, recorded: Recorded, slug: str, further: str) -> Drawn 
             "Density of every head by layer, stack and direction (from queries to keys): the share of the keys "
             "that may be attended whose weight is not 0, from 0 to 1, on the same validation questions for every "
             f"row, at the last evaluation (step {step:,}) of {row_label(recorded.row, 200)}, "
-            f"{seeds_text(recorded.cells[:1])}{seeds}.{further}",
+            f"{recorded.first}.{further}",
             _draw(f"{dataset}: {row_label(recorded.row, 200)}", shares),
         )
 
 
-def last_density(recorded: Recorded) -> tuple[int, dict[Place, dict[int, list[float]]]]:
+def mean_density(recorded: Recorded) -> dict[Place, float]:
+    """By place the mean over layers and heads of each seed's last evaluation, and over the seeds."""
+    seeds: dict[Place, list[float]] = {}
+    for lines in recorded.lines:
+        for place, layers in last_density(lines)[1].items():
+            seeds.setdefault(place, []).append(fmean(share for heads in layers.values() for share in heads))
+    return {place: fmean(shares) for place, shares in seeds.items()}
+
+
+def last_density(lines: Lines) -> tuple[int, dict[Place, dict[int, list[float]]]]:
     """The last step that was evaluated, and for each place and layer that ran in it one share per head."""
-    lines = recorded.lines[0]
     last = max(line["step"] for line in lines)
     now = by_place([line for line in lines if line["step"] == last], "density")
     return last, {place: {layer: steps[last] for layer, steps in layers.items()} for place, layers in now.items()}
@@ -84,6 +123,9 @@ def _draw(title: str, shares: dict[Place, dict[int, list[float]]]) -> Figure:
         orientation="horizontal",
         label="share of the keys with a weight above 0",
     )
+    # Drawn as lines and areas, like all else; edges of their own colour leave no gaps.
+    assert bar.solids is not None
+    bar.solids.set(rasterized=False, edgecolor="face")
     bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
     return figure
 

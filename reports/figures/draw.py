@@ -10,7 +10,7 @@ from reports.figures.accuracy import test_accuracy
 from reports.figures.answers import answers
 from reports.figures.cost import cost
 from reports.figures.curves import curves, regularisation
-from reports.figures.density import density
+from reports.figures.density import density, density_by_row
 from reports.figures.depth import over_depth
 from reports.figures.drawing import Drawn
 from reports.figures.heads import heads_over_training
@@ -22,6 +22,8 @@ from reports.tables import Report
 
 BY_HEAD = ("alpha",)
 """Quantities that are drawn for each head, as in the paper's figure 3; others as means over a layer's heads."""
+OWN = 5
+"""Rows beside the paper's that have figures of their own."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,11 @@ def draw_all(report: Report, options: Options = Options()) -> list[Drawn]:
     """
     # The question first: a mistake in its id should be told at once.
     asked = answers(report, options.question)
-    chosen = choose(trained(report))
+    chosen, own = choose(trained(report)), choose(trained(report), OWN)
     attention = [found for row in chosen.rows if (found := recorded(row)) is not None]
-    learned = [one for found in attention for one in _learned(report, found, options, chosen.sentence)]
-    dense = (
-        density(report.dataset, found, f"density-{slug(found.row.key)}", chosen.sentence) for found in attention
-    )
+    each = [found for found in attention if found.row.key in own.looks]
+    learned = [one for found in each for one in _learned(report, found, options, own.sentence)]
+    dense = (density(report.dataset, found, f"density-{slug(found.row.key)}", own.sentence) for found in each)
     drawn = [
         *(one for one in learned if one.name.startswith("span-")),
         regularisation(report),
@@ -57,6 +58,7 @@ def draw_all(report: Report, options: Options = Options()) -> list[Drawn]:
         cost(report),
         by_type(report),
         over_depth(report),
+        density_by_row(report.dataset, attention, chosen),
         *dense,
     ]
     return [one for one in drawn if one is not None]

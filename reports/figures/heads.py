@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reports.figures.drawing import SMALL, Drawn, handle, look, named
-from reports.figures.rows import row_label, seeds_text
+from reports.figures.rows import row_label
 from reports.figures.sites import Layers, Place, Recorded, by_place
 from reports.layout import plain
 from suite.look import COLUMN, STYLE, style
@@ -20,7 +20,7 @@ SHOWN = 6
 WIDEST = 6
 """Panels that have room beside each other, and entries of the legend."""
 # A solver of layouts takes seconds for so many panels: everything has its place, in inches.
-LEFT, RIGHT, TOP, STEPS, LEGEND, ENTRY = 0.45, 0.1, 0.22, 0.34, 0.2, 0.13
+LEFT, RIGHT, TOP, STEPS, LEGEND, ENTRY = 0.45, 0.1, 0.22, 0.28, 0.18, 0.13
 TITLE, NAME, PANEL, GAP = 0.2, 0.12, 0.38, 0.07
 
 
@@ -58,13 +58,12 @@ def heads_over_training(
         _around(figure, f"{dataset}: {row_label(recorded.row, 200)}", plain(name), legend, shown)
         which = f"the first {shown} of {heads} heads" if shown < heads else f"all {heads} heads"
         paper = "As in the paper's figure 3: " if name == "alpha" else ""
-        seeds = f", the first of {len(recorded.cells)}" if len(recorded.cells) > 1 else ""
         return Drawn(
             slug,
             f"{plain(name)} per head over training: {plain(recorded.row.short)}",
             f"{paper}{plain(name)} over training steps, a panel per layer and a line per head, by stack and "
             f"direction (from queries to keys), of {row_label(recorded.row, 200)}: {which}, "
-            f"{seeds_text(recorded.cells[:1])}{seeds}.{further}",
+            f"{recorded.first}.{further}",
             figure,
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from reports.figures.drawing import Drawn, finish, handle, legend_below, look, named, panels, wrapped
-from reports.figures.rows import row_label, seeds_text
+from reports.figures.rows import row_label
 from reports.figures.sites import Heads, Place, Recorded, by_place
 from reports.layout import plain
 from suite.look import style
@@ -25,6 +25,9 @@ def layers_over_training(dataset: str, recorded: Recorded, name: str, slug: str,
     several = len(recorded.cells) > 1
     with style():
         figure, grid = panels(len(curves), 1.15, 0.75 + 0.13 * -(-len(layers) // 5))
+        for axes in grid[1:]:
+            axes.sharex(grid[0])
+            axes.sharey(grid[0])
         for axes, (place, panel) in zip(grid, curves.items(), strict=True):
             axes.set_title(place.title)
             for layer, steps in panel.items():
@@ -33,8 +36,6 @@ def layers_over_training(dataset: str, recorded: Recorded, name: str, slug: str,
                 if several:
                     low, high = list(map(min, seeds)), list(map(max, seeds))
                     axes.fill_between(list(steps), low, high, color=how.colour, alpha=0.15, linewidth=0)
-            axes.sharex(grid[0])
-            axes.sharey(grid[0])
         grid[0].set_xlim(left=0)
         for number, axes in enumerate(grid):
             if number >= len(grid) - 2:
@@ -58,7 +59,7 @@ def layers_over_training(dataset: str, recorded: Recorded, name: str, slug: str,
             f"{plain(name)} per layer over training: {plain(recorded.row.short)}",
             f"{paper}{plain(UNITS.get(name, name))} over training steps, the mean over the heads of each layer, by "
             f"stack and direction (from queries to keys), of {row_label(recorded.row, 200)}, "
-            f"{seeds_text(recorded.cells)}{bands}.{further}",
+            f"{recorded.seeds}{bands}.{further}",
             finish(figure),
         )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.figures.drawing import wrapped
-from reports.tables import CellRecord, Report, Row
+from reports.figures.drawing import Look, look, wrapped
+from reports.tables import Report, Row
 from suite.records import CellFolder
 
 FURTHER = 12
@@ -19,6 +19,11 @@ FURTHER = 12
 class Chosen:
     rows: tuple[Row, ...]
     left_out: int
+
+    @property
+    def looks(self) -> dict[str, Look]:
+        """By the row's key: the same in every figure."""
+        return {row.key: look(number) for number, row in enumerate(self.rows)}
 
     @property
     def sentence(self) -> str:
@@ -46,7 +51,7 @@ def trained(report: Report) -> list[Row]:
     return [row for row in report.rows if row.trained]
 
 
-def row_label(row: Row, width: int = 32) -> str:
+def row_label(row: Row, width: int = 27) -> str:
     """A row's name for a legend, with its state unless that is finished."""
     return wrapped(row.short + state_text(row), width)
 
@@ -57,10 +62,6 @@ def state_text(row: Row) -> str:
     if 0 < row.finished < len(row.cells):
         state = f" ({row.finished} of {len(row.cells)} seeds)"
     return state + (" (stale)" if row.stale else "")
-
-
-def seeds_text(cells: Sequence[CellRecord]) -> str:
-    return f"{len(cells)} seeds" if len(cells) > 1 else f"seed {cells[0].configuration['seed']}"
 
 
 def metrics(row: Row) -> list[pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,11 @@ class Place:
     keys: str
 
     @property
+    def order(self) -> tuple[bool, bool]:
+        """Of a stack's directions: across first, then within; words before boxes."""
+        return self.queries == self.keys, self.queries != "words"
+
+    @property
     def title(self) -> str:
         if self.queries == self.keys:
             return plain(f"{self.stack}: {self.queries}")
@@ -35,12 +41,28 @@ class Place:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The sites of those cells of a row that have been evaluated."""
+    """The sites of those cells of a row that have been evaluated, of at most ``SEEDS``."""
 
     row: Row
     cells: tuple[CellRecord, ...]
     lines: tuple[Lines, ...]
     """Of each of the cells."""
+
+    @property
+    def seeds(self) -> str:
+        """The cells, for a caption."""
+        count = len(self.cells)
+        if count == 1:
+            return f"seed {self.cells[0].configuration['seed']}"
+        return (
+            f"the first {count} of {len(self.row.cells)} seeds" if len(self.row.cells) > count else f"{count} seeds"
+        )
+
+    @property
+    def first(self) -> str:
+        """The first cell, for a caption."""
+        seed = f"seed {self.cells[0].configuration['seed']}"
+        return f"{seed}, the first of {len(self.row.cells)}" if len(self.row.cells) > 1 else seed
 
     @property
     def quantities(self) -> list[str]:
@@ -51,12 +73,15 @@ class Recorded:
         return [name for name, numbers in first.items() if numbers and name not in KNOWN]
 
 
+SEEDS = 10
+"""Seeds of which a figure is made: each has hundreds of sites."""
 KNOWN = ("step", "site", "stack", "queries", "keys", "index", "density")
 
 
 def recorded(row: Row) -> Recorded | None:
     """What the cells of ``row`` recorded of their attention; None where none has been evaluated."""
-    read = [(cell, lines) for cell in row.cells if (lines := read_lines(cell.folder / "sites.jsonl"))]
+    every = ((cell, read_lines(cell.folder / "sites.jsonl")) for cell in row.cells)
+    read = list(itertools.islice(((cell, lines) for cell, lines in every if lines), SEEDS))
     if not read:
         return None
     cells, lines = zip(*read, strict=True)
@@ -72,7 +97,9 @@ def by_place(lines: Lines, name: str) -> dict[Place, Layers]:
             place = Place(line["stack"], line["queries"], line["keys"])
             layer = found.setdefault(place, {}).setdefault(line["index"], {})
             layer[line["step"]] = list(value) if isinstance(value, list) else [value]
-    return {place: dict(sorted(layers.items())) for place, layers in found.items()}
+    stacks = list(dict.fromkeys(place.stack for place in found))
+    ordered = sorted(found, key=lambda place: (stacks.index(place.stack), place.order))
+    return {place: dict(sorted(found[place].items())) for place in ordered}
 
 
 def _numeric(value: Any) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from reports.by_type import KINDS, ByType, Kind
-from reports.figures.drawing import Drawn, finish, handle, legend_below, look, named, wrapped
-from reports.figures.rows import choose, row_label
+from reports.figures.bands import band_height, draw_bands, entries
+from reports.figures.drawing import Drawn, finish, legend_below, named, wrapped
+from reports.figures.rows import choose
 from reports.layout import plain
 from reports.tables import Report
 from suite.look import COLUMN, style
@@ -29,47 +30,19 @@ def by_type(report: Report) -> Drawn | None:
     }
     if not rows:
         return None
-    band = max(0.3, 0.07 * len(rows))
     with style():
-        heights = [band * len(names) + 0.35 for names in kinds.values()]
+        heights = [band_height(len(rows)) * len(names) + 0.35 for names in kinds.values()]
         figure = Figure(figsize=(COLUMN, 0.6 + sum(heights) + 0.13 * len(chosen.rows)), layout="constrained")
         grid = figure.subplots(len(kinds), 1, sharex=True, squeeze=False, height_ratios=heights).ravel()
         for axes, (kind, names) in zip(grid, kinds.items(), strict=True):
-            for number, row in enumerate(rows):
-                how = look(number)
-                # Rows one above the other inside a band: equal accuracies do not hide each other.
-                shift = 0.76 * ((number + 0.5) / len(rows) - 0.5)
-                points = [
-                    (accuracy, place + shift)
-                    for place, name in enumerate(names)
-                    if (accuracy := report.by_type.accuracy(row.key, kind, name)) is not None
-                ]
-                inside = "white" if row.stale else how.colour
-                axes.plot(
-                    *zip(*points, strict=True), color=how.colour, marker=how.marker, linestyle="",
-                    markersize=3.2, markerfacecolor=inside, label=row.key,
-                )  # fmt: skip
             counts = report.by_type.types(kind)
-            axes.set_yticks(range(len(names)), [_name(name, counts[name]) for name in names])
-            axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.set_yticks([place + 0.5 for place in range(len(names) - 1)], minor=True)
-            axes.tick_params(axis="y", which="both", length=0)
-            axes.grid(axis="y", visible=False)
-            axes.grid(axis="y", which="minor", color="#B8B8B8", linewidth=0.6)
+            values = {row.key: [report.by_type.accuracy(row.key, kind, name) for name in names] for row in rows}
+            draw_bands(axes, [_name(name, counts[name]) for name in names], chosen, values)
             axes.set_title(TITLES[kind])
         score = "official accuracy" if report.by_type.official else "soft score"
         grid[-1].set_xlabel(f"test accuracy (%): {score}")
         figure.suptitle(named(f"{report.dataset}: accuracy by type", 60))
-        looks = {row.key: look(number) for number, row in enumerate(rows)}
-        handles = [
-            handle(looks[row.key].colour, row_label(row), looks[row.key].marker, "", markersize=3.2)
-            if row.key in looks
-            else handle("none", row_label(row), linestyle="")
-            for row in chosen.rows
-        ]
-        if chosen.left_out:
-            handles.append(handle("none", chosen.short, linestyle=""))
-        legend_below(figure, handles)
+        legend_below(figure, entries(chosen, report.by_type.rows))
         parts = [
             f" Of {len(report.by_type.types(kind))} {TITLES[kind].replace('type', 'types')} the {MOST} most "
             "asked are drawn."

@@ -201,3 +201,9 @@ def make_study(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def study_folder(tmp_path: Path) -> Path:
     return write_study(tmp_path / "runs" / "small")
+
+
+@pytest.fixture(scope="session")
+def write_small() -> Callable[..., Path]:
+    """Writes the study to a folder that many tests share."""
+    return write_study
