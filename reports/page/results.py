@@ -143,7 +143,7 @@ class Look:
         return " ".join(name for name, holds in names.items() if holds) or None
 
 
-SHORT = 18
+SHORT = 24
 """Characters of a text that is never broken into lines."""
 
 
