@@ -124,6 +124,7 @@ def _section(name: str, title: str, content: Markup) -> Markup:
 
 def _figures(figures: Sequence[Markup]) -> Markup:
     return joined(
+        element("noscript", element("p", "Charts that tell their values need JavaScript.", class_="quiet")),
         element("div", id="charts"),
         *([element("h3", "As files, for print"), element("div", *figures, class_="gallery")] if figures else []),
     )

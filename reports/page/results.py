@@ -148,7 +148,8 @@ SHORT = 24
 
 
 def _is_numeric(lines: Sequence[Line], place: int) -> bool:
-    return any(is_number(line.texts[place]) for line in lines)
+    texts = [line.texts[place] for line in lines]
+    return any(map(is_number, texts)) or all(text == ABSENT for text in texts)
 
 
 def _line(line: Line, looks: Sequence[Look]) -> Markup:
