@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+import numpy
 import pyarrow
 import pyarrow.parquet
 
@@ -81,29 +82,41 @@ def _read(folder: Path) -> dict[tuple[Kind, str], _Mean]:
     path = folder / "predictions.parquet"
     if not path.exists():
         return {}
+    means = {}
     try:
-        known = pyarrow.parquet.read_schema(path).names
-        kinds = [kind for kind in KINDS if kind in known]
-        # Answers and confidences, most of the file, are not read.
-        wanted = [*kinds, *(name for name in ("score", "official") if name in known)] if kinds else []
-        columns = pyarrow.parquet.read_table(path, columns=wanted).to_pydict()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            known = file.schema_arrow.names
+            kinds: list[Kind] = [kind for kind in KINDS if kind in known]
+            # Answers and confidences, most of the file, are not read.
+            wanted = [*kinds, *(name for name in ("score", "official") if name in known)] if kinds else []
+            columns = file.read(wanted, use_threads=False)
+        for kind in kinds:
+            types = columns.column(kind).cast(pyarrow.string()).fill_null("").combine_chunks().dictionary_encode()
+            if any(types.dictionary.to_pylist()):
+                means |= _means(kind, types, columns)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RecordError(f"{path} cannot be read ({reason}). Delete that cell's folder and run again.") from None
-    official = columns.get("official", [None])
-    complete = not any(share is None or math.isnan(share) for share in official)
-    means = {}
-    for kind in (kind for kind in kinds if any(columns[kind])):
-        places: dict[str, list[int]] = {}
-        for place, name in enumerate(columns[kind]):
-            places.setdefault(name or "", []).append(place)
-        for name, chosen in places.items():
-            means[kind, name] = _Mean(
-                questions=len(chosen),
-                soft=fmean(columns["score"][place] for place in chosen),
-                official=fmean(official[place] for place in chosen) if complete else None,
-            )
     return means
+
+
+def _means(kind: Kind, types: pyarrow.DictionaryArray, columns: pyarrow.Table) -> dict[tuple[Kind, str], _Mean]:
+    """Of the questions of each of the ``types``, one per question."""
+    places = types.indices.to_numpy()
+    counts = numpy.bincount(places)
+
+    def shares(name: str) -> list[float]:
+        scores = columns.column(name).cast(pyarrow.float64()).to_numpy()
+        return (numpy.bincount(places, scores) / counts).tolist()
+
+    soft = shares("score")
+    official = shares("official") if "official" in columns.column_names else [math.nan] * len(soft)
+    # One question without an official accuracy leaves none to its cell.
+    complete = not any(map(math.isnan, official))
+    return {
+        (kind, name): _Mean(int(counts[place]), soft[place], official[place] if complete else None)
+        for place, name in enumerate(types.dictionary.to_pylist())
+    }
 
 
 def _accuracies(seeds: Sequence[Mapping[tuple[Kind, str], _Mean]], official: bool) -> tuple[TypeAccuracy, ...]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from reports.by_type import KINDS, Kind
+from reports.cost_tables import cost_remarks, cost_tables
+from reports.statistics import RESAMPLES, Estimate
 from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
+from reports.verdicts import DIFFERENCES, LEVELS
 
 ABSENT = "-"
 """Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
@@ -17,7 +21,9 @@ DAGGER = "†"
 COMPARISONS = "What each change is worth"
 TYPES = "Accuracy by type of answer and question"
 FEW = 8
-"""Types of one kind that a table has room for."""
+"""Types of one kind that a table has room for, and cells of one state that a remark names."""
+MANY = 16
+"""Rows whose detectable difference a remark has room for."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Unit:
 
 def lay_out(report: Report) -> Layout:
     """The report as text: one string per table cell, clean of control characters, not yet escaped."""
+    from reports.trust import trust_tables  # It makes TextTables.
+
     macs = _unit([row.measured.macs_reference for row in report.rows if row.measured])
     parameters = _unit([row.measured.parameters for row in report.rows if row.measured])
     server = any(row.measured and row.measured.server for row in report.rows)
@@ -86,15 +94,19 @@ def lay_out(report: Report) -> Layout:
         *(Column("ours", split) for split in SERVER_SPLITS if server),
         *([Column("ours", "official")] if official else []),
         Column("ours", "test"),
-        Column("ours", "diff."),
         Column("ours", "seeds"),
+        Column("ours", "diff."),
+        Column("ours", "p (Holm)"),
+        Column("ours", "verdict"),
         Column("ours", f"MACs ({macs.name})"),
         Column("ours", "change (%)"),
         Column("ours", f"params ({parameters.name})"),
         *([Column("ours", "seconds")] if report.measured else []),
     )
     costs = len(columns) - 3 - report.measured
-    breaks = (costs - 3 - official, costs) if server or official else (costs,)
+    # A narrow page has the paper's beside our accuracy, then our difference, then costs.
+    accuracies = [costs - 5 - official] if server or official else []
+    breaks = (*accuracies, costs - 3, costs)
     marks = _marks(report)
     tables = []
     for block in report.blocks:
@@ -117,7 +129,10 @@ def lay_out(report: Report) -> Layout:
         tables.append(_types_table(report))
     if report.comparisons:
         tables.append(_comparison_table(report))
-    return Layout(plain(report.heading), tuple(tables), _floors(report), _remarks(report, server, official))
+    tables += trust_tables(report)
+    tables += cost_tables(report)
+    remarks = (*_remarks(report, server, official), *map(plain, cost_remarks(report)))
+    return Layout(plain(report.heading), tuple(tables), _floors(report), remarks)
 
 
 def _few_types(report: Report) -> list[tuple[Kind, str, int | None]]:
@@ -156,6 +171,7 @@ def _comparison_table(report: Report) -> TextTable:
         Column("ours", "test without"),
         Column("ours", "test with"),
         Column("ours", "diff."),
+        Column("ours", "p (Holm)"),
         Column("ours", "seeds"),
     )
     rows = []
@@ -166,7 +182,8 @@ def _comparison_table(report: Report) -> TextTable:
                 plain(line.label),
                 _side(report, line.base, [without for without, _ in line.finished]),
                 _side(report, line.changed, [with_it for _, with_it in line.finished]),
-                ABSENT if line.difference is None else f"{line.difference:+.2f}",
+                _with_interval(line.difference, line.paired, signed=True),
+                _p(line.paired),
                 f"{finished}" if finished == pairs else f"{finished} of {pairs}",
             )
         )
@@ -242,16 +259,31 @@ def _official(row: Row) -> str:
 def _measured(row: Row, macs: Unit, parameters: Unit, seconds: bool) -> tuple[str, ...]:
     measured = row.measured
     if measured is None:
-        return (row.state, *[ABSENT] * (5 + seconds))
+        return (row.state, *[ABSENT] * (7 + seconds))
     return (
-        f"{measured.accuracy:.2f}" + (" (stale)" if row.stale else ""),
-        ABSENT if row.difference is None else f"{row.difference:+.2f}",
+        _with_interval(measured.accuracy, row.estimate) + (" (stale)" if row.stale else ""),
         f"{row.finished}" if row.finished == len(row.cells) else f"{row.finished} of {len(row.cells)}",
+        _with_interval(row.difference, row.paired, signed=True),
+        _p(row.paired),
+        row.verdict.word if row.verdict else ABSENT,
         macs.format(measured.macs_reference),
         ABSENT if row.macs_change is None else f"{row.macs_change:+.2f}",
         parameters.format(measured.parameters),
         *([f"{measured.seconds:,.0f}" if row.trained else ABSENT] if seconds else []),
     )
+
+
+def _with_interval(number: float | None, estimate: Estimate | None, signed: bool = False) -> str:
+    """``93.12 ± 0.41``: with half the 95 % interval, or without where that cannot be had."""
+    if number is None:
+        return ABSENT
+    return f"{number:{'+' if signed else ''}.2f}" + (f" ± {estimate.half:.2f}" if estimate else "")
+
+
+def _p(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.adjusted is None:
+        return ABSENT
+    return "<0.001" if estimate.adjusted < 0.001 else f"{estimate.adjusted:.3f}"
 
 
 def _unit(numbers: Sequence[float]) -> Unit:
@@ -265,7 +297,7 @@ def _floors(report: Report) -> tuple[str, ...]:
     prior = "not known" if report.question_prior is None else f"{report.question_prior:.2f} %"
     lines = [f"Floor, question prior (each question text's most frequent training answer): {prior}."]
     for row in report.floors:
-        number = row.state if row.measured is None else f"{row.measured.accuracy:.2f} %"
+        number = row.state if row.measured is None else f"{_with_interval(row.measured.accuracy, row.estimate)} %"
         seeds = f"{row.finished} of {len(row.cells)} seeds" if len(row.cells) > 1 else ""
         aside = ", ".join(filter(None, [seeds, "stale" if row.stale else ""]))
         lines.append(f"Floor, {row.label}: {number}{f' ({aside})' if aside else ''}.")
@@ -274,11 +306,16 @@ def _floors(report: Report) -> tuple[str, ...]:
 
 
 def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
+    levels = any(row.measured and row.measured.server for row in report.rows if row.published)
     return (
         plain(report.reference),
         f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}. Its code: {report.paper.code}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
         f"paper{'; seconds of training' if report.measured else ''}.",
+        *_certainty(report),
+        *([LEVELS] if levels else []),
+        *([DIFFERENCES] if any(row.verdict for row in report.rows) else []),
+        _completeness(report),
         *(
             [
                 "Ours, test: LXMERT's soft score, of raw strings inside the vocabulary of answers; official: the "
@@ -311,3 +348,55 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
         *map(plain, report.searches),
         *report.paper.notes,
     )
+
+
+def _certainty(report: Report) -> list[str]:
+    """What the intervals hold for, how p was made, and which differences would have been found."""
+    pairs = [(row.short, row.paired) for row in report.rows] + [
+        (row.label, row.paired) for row in report.comparisons
+    ]
+    found = [row.estimate for row in report.rows if row.estimate] + [pair for _, pair in pairs if pair]
+    if not found:
+        lacking = any(row.measured for row in report.rows)
+        return ["No intervals: the finished cells have no predictions, or of one image alone."] if lacking else []
+    images = _range(one.images for one in found)
+    lines = [
+        f"±: half of the 95 % interval, over images ({RESAMPLES:,} bootstrap resamples of {images} images with all "
+        "their questions, paired in differences) and, from two seeds on, over seeds (t distribution)."
+    ]
+    if any(one.seeds == 1 for one in found):
+        lines.append(
+            "With one seed an interval and its p hold for the questions only: another run may well lie outside."
+        )
+    if any(pair for _, pair in pairs):
+        lines.append(
+            "p: two-sided, against no difference to the softmax row, by Holm's rule over all rows that have one"
+            f"{'; of changes, over all changes' if any(one.paired for one in report.comparisons) else ''}."
+        )
+        least = [(name, pair.detectable) for name, pair in pairs if pair and pair.detectable is not None]
+        found = sorted(points for _, points in least)
+        each = "; ".join(f"{plain(name)} {points:.2f}" for name, points in least)
+        lines.append(
+            "Minimum detectable difference (points; 80 % power, 5 % two-sided, before Holm): "
+            f"{each if len(least) <= MANY else f'{found[0]:.2f} to {found[-1]:.2f} over {len(least)} rows'}."
+        )
+    return lines
+
+
+def _range(numbers: Iterable[int]) -> str:
+    low, high = min(found := sorted(numbers)), max(found)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _completeness(report: Report) -> str:
+    """How many cells there are a number of, and that nothing stands in for the others."""
+    cells = {cell.id: cell for row in (*report.rows, *report.floors) for cell in row.cells}
+    states = Counter(cell.state for cell in cells.values())
+    others = []
+    for state, count in sorted(states.items()):
+        if state != "finished":
+            ids = [cell.id for cell in cells.values() if cell.state == state]
+            more = f" and {count - FEW} more" if count > FEW else ""
+            others.append(f"{count} {state} ({', '.join(ids[:FEW])}{more})")
+    counted = "; ".join([f"{states['finished']} of {len(cells)} cells finished", *others])
+    return plain(f"{counted}. Nothing is imputed: a cell without a result is in no number.")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from reports.layout import ABSENT, COMPARISONS, Column, Layout, TextTable, lay_out, plain
+from reports.statistics import Estimate
 from reports.tables import Comparison, Report, Row
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 20
 """Terminal columns that labels need to stay readable."""
 LINE = 90
-"""Characters beside the labels that a page of LaTeX has room for in \\footnotesize."""
+"""Characters that a page of LaTeX has room for in \\scriptsize beside the labels: wider tables come in parts."""
 
 
 def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
@@ -34,7 +36,11 @@ def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
     from rich.text import Text
 
     layout = lay_out(report)
-    parts = [(table, columns) for table in layout.tables for columns in _parts(layout, table, width)]
+    parts = [
+        (table, columns)
+        for table in layout.tables
+        for columns in _parts(table, width, functools.partial(_widths, layout, table))
+    ]
     text = io.StringIO()
     colours = "standard" if styled else None
     # Wider than the terminal at worst, but never without a number.
@@ -51,12 +57,15 @@ def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def _parts(layout: Layout, table: TextTable, width: int) -> list[list[int]]:
-    """The columns of each part of a table: of as many sections as fit beside the labels, at least of one."""
+def _parts(table: TextTable, width: int, widths: Callable[[list[int]], list[int]]) -> list[list[int]]:
+    """The columns of each part of a table: of as many sections as fit beside the labels, at least of one.
+
+    ``widths`` says what each of some columns needs.
+    """
     parts: list[list[int]] = []
     for first, end in itertools.pairwise([1, *table.breaks, len(table.columns)]):
         section = range(first, end)
-        if parts and sum(_widths(layout, table, [*parts[-1], *section])) <= width:
+        if parts and sum(widths([*parts[-1], *section])) <= width:
             parts[-1] += section
         else:
             parts.append([0, *section])
@@ -81,11 +90,16 @@ def _widths(layout: Layout, table: TextTable, columns: Sequence[int]) -> list[in
     widths = []
     for number in columns:
         texts = [*_heads(table.columns[number]), *(row[number] for row in rows)]
-        words = [len(word) for text in texts for word in (text.split() if table.breaks else [text])]
+        words = [len(word) for text in texts for word in (_words(text) if table.breaks else [text])]
         # A wider gap where ours begins: it must not read on from the paper's.
         gap = 3 if number and table.columns[number].side != table.columns[number - 1].side else 1
         widths.append(gap + (LABEL_WIDTH if number == 0 else max(words)))
     return widths
+
+
+def _words(text: str) -> list[str]:
+    """What a line may not break within: ``93.12 ± 0.41`` is one."""
+    return re.split(r"(?<!±)\s+(?!±)", text)
 
 
 def _rich_table(layout: Layout, block: TextTable, columns: Sequence[int], width: int) -> RichTable:
@@ -141,30 +155,16 @@ def latex(report: Report) -> str:
 
 
 def _latex_table(layout: Layout, number: int) -> str:
-    block, groups, rules, first = layout.tables[number], [], [], 1
-    for side, columns in itertools.groupby(block.columns, key=lambda column: column.side):
-        span = len(list(columns))
-        groups.append(f"\\multicolumn{{{span}}}{{c}}{{{escape_latex(side)}}}" if side else "")
-        rules += [f"\\cmidrule(lr){{{first}-{first + span - 1}}}"] if side else []
-        first += span
-    titles = [column.title for column in block.columns]
-    widths = [max(map(len, texts)) for texts in zip(titles, *block.rows, strict=True)]
-    size, gap, labels = ("scriptsize", 2, 0.14) if sum(widths[1:]) > LINE else ("footnotesize", 3, 0.25)
+    block = layout.tables[number]
     below = [*layout.floors, *layout.remarks, *(f"[{note.mark}] {note.text}" for note in block.notes)]
     return "\n".join(
         [
             "\\begin{table*}[tp]",
-            f"\\centering\\{size}\\setlength{{\\tabcolsep}}{{{gap}pt}}",
+            "\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}",
             f"\\caption{{{escape_latex(block.title)}. {escape_latex(layout.heading)}}}",
-            f"\\begin{{tabular}}{{@{{}}p{{{labels}\\textwidth}}{'r' * (len(block.columns) - 1)}@{{}}}}",
-            "\\toprule",
-            " & ".join(groups) + " \\\\",
-            "".join(rules),
-            " & ".join(map(escape_latex, titles)) + " \\\\",
-            "\\midrule",
-            *(" & ".join(map(_latex_cell, row)) + " \\\\" for row in block.rows),
-            "\\bottomrule",
-            "\\end{tabular}",
+            "\n\\par\\medskip\n".join(
+                _tabular(block, columns) for columns in _parts(block, LINE, functools.partial(_latex_widths, block))
+            ),
             "\\par\\smallskip",
             "\\parbox{\\textwidth}{\\scriptsize " + " \\\\\n".join(map(escape_latex, below)) + "}",
             "\\end{table*}",
@@ -173,11 +173,46 @@ def _latex_table(layout: Layout, number: int) -> str:
     )
 
 
+def _latex_widths(block: TextTable, columns: Sequence[int]) -> list[int]:
+    """Characters of columns whose lines do not break, with the gap before each; labels have a share of the page."""
+    texts = [[block.columns[number].title, *(row[number] for row in block.rows)] for number in columns[1:]]
+    return [0, *(2 + max(map(len, column)) for column in texts)]
+
+
+def _tabular(block: TextTable, chosen: Sequence[int]) -> str:
+    """The columns ``chosen`` of a table, as tall as its rows."""
+    columns, groups, rules, first = [block.columns[number] for number in chosen], [], [], 1
+    for side, members in itertools.groupby(columns, key=lambda column: column.side):
+        span = len(list(members))
+        groups.append(f"\\multicolumn{{{span}}}{{c}}{{{escape_latex(side)}}}" if side else "")
+        rules += [f"\\cmidrule(lr){{{first}-{first + span - 1}}}"] if side else []
+        first += span
+    rows = [" & ".join(_latex_cell(row[number]) for number in chosen) for row in block.rows]
+    return "\n".join(
+        [
+            f"\\begin{{tabular}}{{@{{}}p{{0.25\\textwidth}}{'r' * (len(columns) - 1)}@{{}}}}",
+            "\\toprule",
+            " & ".join(groups) + " \\\\",
+            "".join(rules),
+            " & ".join(escape_latex(column.title) for column in columns) + " \\\\",
+            "\\midrule",
+            *(f"{row} \\\\" for row in rows),
+            "\\bottomrule",
+            "\\end{tabular}",
+        ]
+    )
+
+
 def _latex_cell(text: str) -> str:
     if text == ABSENT:
         return "--"
     # In mathematics a minus is a minus and not a hyphen.
-    return f"${text}$" if re.fullmatch(r"[+-]\d+(\.\d+)?", text) else escape_latex(text)
+    if re.fullmatch(r"[+-]\d+(\.\d+)?( ± \d+\.\d+)?", text):
+        return f"${text.replace('±', PLUS_MINUS)}$"
+    return escape_latex(text)
+
+
+PLUS_MINUS = r"\pm"
 
 
 _LATEX = {
@@ -201,6 +236,7 @@ _LATEX = {
     "]": "{]}",
     "*": "{*}",
     "†": r"\textdagger{}",
+    "±": r"$\pm$",
 }
 
 
@@ -232,7 +268,21 @@ CSV_COLUMNS = (
     "official_accuracy",
     "server_test_dev",
     "server_test_std",
+    "estimate_low",
+    "estimate_high",
+    "standard_error",
+    "degrees_of_freedom",
     "difference",
+    "difference_low",
+    "difference_high",
+    "difference_standard_error",
+    "difference_degrees_of_freedom",
+    "difference_seeds",
+    "p",
+    "p_adjusted",
+    "detectable",
+    "verdict",
+    "verdict_reason",
     "looked",
     "macs",
     "macs_reference",
@@ -303,6 +353,7 @@ def _csv_change(line: Comparison) -> dict[str, object]:
         "test_accuracies": " ".join(repr(changed) for _, changed in line.finished),
         "base_accuracies": " ".join(repr(base) for base, _ in line.finished),
         "difference": line.difference,
+        **_csv_difference(line.paired),
         "cells": " ".join(f"{base.id} {changed.id}" for base, changed in zip(line.base, line.changed, strict=True)),
     }
 
@@ -322,6 +373,9 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
         "seeds_finished": row.finished,
         "seeds": len(row.cells),
         "difference": row.difference,
+        **_csv_difference(row.paired),
+        "verdict": row.verdict.word if row.verdict else None,
+        "verdict_reason": row.verdict.reason if row.verdict else None,
         "looked": row.looked,
         "macs_reference_change": row.macs_change,
         "cells": " ".join(cell.id for cell in row.cells),
@@ -349,7 +403,29 @@ def _csv_values(table: str, row: Row) -> dict[str, object]:
             "parameters": measured.parameters,
             "seconds": measured.seconds if row.trained else None,
         }
+    if row.estimate:
+        values |= {
+            "estimate_low": row.estimate.low,
+            "estimate_high": row.estimate.high,
+            "standard_error": row.estimate.error,
+            "degrees_of_freedom": row.estimate.freedom,
+        }
     return values
+
+
+def _csv_difference(paired: Estimate | None) -> dict[str, object]:
+    if paired is None:
+        return {}
+    return {
+        "difference_low": paired.low,
+        "difference_high": paired.high,
+        "difference_standard_error": paired.error,
+        "difference_degrees_of_freedom": paired.freedom,
+        "difference_seeds": paired.seeds,
+        "p": paired.p,
+        "p_adjusted": paired.adjusted,
+        "detectable": paired.detectable,
+    }
 
 
 def _csv_line(values: Mapping[str, object], columns: Sequence[str]) -> list[str]:

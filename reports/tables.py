@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from statistics import fmean
 from typing import Any
@@ -16,11 +16,15 @@ from typing import Any
 from reports.by_type import ByType, by_type
 from reports.checks import Finding
 from reports.claims import Claim
-from reports.costs import Cost
+from reports.costs import Cost, Costs
 from reports.published import Paper, Published, load_paper
-from reports.statistics import Estimate, Verdict
+from reports.scores import ScoreReader, Scores, difference, level
+from reports.statistics import Estimate, Sample, Verdict, adjust, estimates
+from reports.verdicts import verdict
 from suite.records import CellFolder, RecordError, StudyFolder, depth_text, load_cells
 
+ROUNDING = 0.005
+"""Points by which a cell's accuracy may differ from the mean of its scores: sums in other orders and precisions."""
 SERVER_SPLITS = ("test-dev", "test-std")
 """VQA 2.0's splits whose answers the test server alone has."""
 
@@ -105,7 +109,7 @@ class Row:
     """``finished``, or in words why there is no measurement."""
     measured: Measured | None
     difference: float | None
-    """Test accuracy minus that of the reference row, points."""
+    """Test accuracy minus that of the reference row, points: over the seeds that both have, where any are."""
     macs_change: float | None
     """macs_reference against that of the reference row, per cent."""
     looked: bool | None
@@ -152,6 +156,8 @@ class Comparison:
     """The cells without it."""
     changed: tuple[CellRecord, ...]
     """Those with it, each at the place of its partner."""
+    paired: Estimate | None = None
+    """Of ``difference``; p is adjusted over the comparisons of the study."""
 
     @property
     def finished(self) -> list[tuple[float, float]]:
@@ -166,6 +172,12 @@ class Comparison:
     def difference(self) -> float | None:
         """Accuracy with the change minus without it, points: the mean over the finished pairs."""
         return fmean(changed - base for base, changed in self.finished) if self.finished else None
+
+    @property
+    def finished_pairs(self) -> list[Pair]:
+        """The pairs (with, without) of which both cells are finished."""
+        pairs = zip(self.changed, self.base, strict=True)
+        return [pair for pair in pairs if all(cell.result is not None for cell in pair)]
 
 
 @dataclass(frozen=True)
@@ -204,6 +216,8 @@ class Report:
 
 Group = tuple[CellRecord, ...]
 """Cells that differ in nothing but their seeds."""
+Pair = tuple[CellRecord, CellRecord]
+"""Two finished cells of equal seeds: the second is subtracted."""
 
 
 def build_report(study_folder: Path | str, measured: bool = True) -> Report:
@@ -216,9 +230,26 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     evaluated = [group for group in further if group[0].keep is not None]
     reference = _reference(paper, repeated, groups)
     looked = study["floors"]["looked"]
+    floors = _group(cell for cell in cells if cell.role == "floor")
+    members = repeated | {group[0].id: group for group in (*further, *floors)}
+    pairs = {key: _pairs(group, reference) for key, group in members.items() if group != reference}
+    comparisons = _compare(study.get("comparisons", ()), cells)
+    reader = _Reader()
+    # Together, because those on the same questions are resampled together.
+    found = _estimate(
+        {("level", key): reader.level(group) for key, group in members.items()}
+        | {("row", key): reader.difference(pairs[key]) for key in pairs}
+        | {("change", str(place)): reader.difference(one.finished_pairs) for place, one in enumerate(comparisons)}
+    )
+    family = [key for key in pairs if members[key][0].role == "row"]
+    paired = {key: found["row", key] for key in pairs}
+    paired |= dict(zip(family, adjust([paired[key] for key in family]), strict=True))
+    changes = adjust([found["change", str(place)] for place in range(len(comparisons))])
+    costs = Costs(reference, looked) if measured else None
 
     def row(key: str, label: str, short: str, published: Published | None, group: Group) -> Row:
         measured, against = _measure(group), _measure(reference)
+        server = {split: [line["accuracy"] for line in _answered(group, split).values()] for split in SERVER_SPLITS}
         return Row(
             key=key,
             label=label,
@@ -227,7 +258,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
             cells=group,
             state=_state(published, group),
             measured=measured,
-            difference=measured.accuracy - against.accuracy if measured and against else None,
+            difference=_difference(measured, against, pairs.get(key, [])),
             macs_change=100 * (measured.macs_reference / against.macs_reference - 1)
             if measured and against
             else None,
@@ -235,8 +266,15 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
             notes=(
                 *(published.notes if published else ()),
                 *_remarks(group, reference),
+                *(_pairing(group, reference, pairs[key]) if measured and against and key in pairs else []),
                 *([_server_note(published, group, measured)] if measured and measured.server else []),
             ),
+            estimate=found.get(("level", key)),
+            paired=paired.get(key),
+            verdict=verdict(published, paper.reference, paired.get(key), server)
+            if published and measured
+            else None,
+            costs=costs.of(group) if costs else (),
         )
 
     blocks = [
@@ -248,11 +286,10 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
         )
         for table in paper.tables
     ]
-    for title, members in (("Further variants", trained), ("Trained models at other depths", evaluated)):
-        rows = (row(group[0].id, _label(group), _short(group, groups), None, group) for group in members)
-        if members:
+    for title, chosen in (("Further variants", trained), ("Trained models at other depths", evaluated)):
+        rows = (row(group[0].id, _label(group), _short(group, groups), None, group) for group in chosen)
+        if chosen:
             blocks.append(Block(title, tuple(rows)))
-    floors = _group(cell for cell in cells if cell.role == "floor")
     finished = {
         one.key: [cell.folder for cell in one.cells if cell.result is not None]
         for block in blocks
@@ -268,7 +305,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
         looked=looked,
         blocks=tuple(blocks),
         floors=tuple(row(group[0].id, _floor_label(group), _floor_label(group), None, group) for group in floors),
-        comparisons=_compare(study.get("comparisons", ()), cells),
+        comparisons=tuple(replace(one, paired=worth) for one, worth in zip(comparisons, changes, strict=True)),
         measured=measured,
         by_type=by_type(finished),
         searches=tuple(_searched(one, cells) for one in study.get("searches", ())),
@@ -376,6 +413,66 @@ def _reference_sentence(paper: Paper, repeated: Mapping[str, Group], reference: 
     return f"Our differences (points) and changes of multiply-adds (%) are against the row {label}{missing}."
 
 
+class _Reader:
+    """The scores of finished cells, each read once."""
+
+    def __init__(self) -> None:
+        self._reader, self._read = ScoreReader(), dict[str, Scores | None]()
+
+    def level(self, group: Group) -> Sample | None:
+        return level([self._scores(cell) for cell in group if cell.result is not None])
+
+    def difference(self, pairs: Sequence[Pair]) -> Sample | None:
+        return difference([(self._scores(one), self._scores(other)) for one, other in pairs])
+
+    def _scores(self, cell: CellRecord) -> Scores | None:
+        if cell.id not in self._read:
+            scores = self._reader.read(cell.folder)
+            if scores is not None and abs(scores.accuracy - cell.accuracy) > ROUNDING:
+                raise RecordError(
+                    f"{cell.folder}: predictions.parquet has a mean score of {scores.accuracy:.4f} %, result.json "
+                    f"an accuracy of {cell.accuracy:.4f} %: expected one number. Delete that folder and run again."
+                )
+            self._read[cell.id] = scores
+        return self._read[cell.id]
+
+
+def _estimate(samples: Mapping[tuple[str, str], Sample | None]) -> dict[tuple[str, str], Estimate | None]:
+    """An estimate of each sample, None for those that there are none of."""
+    found = {key: sample for key, sample in samples.items() if sample is not None}
+    return dict.fromkeys(samples) | dict(zip(found, estimates(list(found.values())), strict=True))
+
+
+def _pairs(group: Group, reference: Group) -> list[Pair]:
+    """Finished cells of ``group``, each with the one of ``reference`` with its seed; none across test splits."""
+    if not group or not reference or _tested(group) != _tested(reference):
+        return []
+    ours, theirs = _by_seed(group), _by_seed(reference)
+    return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+
+
+def _by_seed(group: Group) -> dict[int, CellRecord]:
+    """Seed -> finished cell, of the seeds that only one cell has: others differ in their starts' seeds."""
+    seeds = [cell.configuration["seed"] for cell in group]
+    return {
+        seed: cell
+        for seed, cell in zip(seeds, group, strict=True)
+        if cell.result is not None and seeds.count(seed) == 1
+    }
+
+
+def _tested(group: Group) -> tuple[str, str]:
+    return group[0].configuration["dataset"], group[0].configuration["test"]
+
+
+def _difference(measured: Measured | None, against: Measured | None, pairs: Sequence[Pair]) -> float | None:
+    if measured is None or against is None:
+        return None
+    if pairs:
+        return fmean(one.accuracy - other.accuracy for one, other in pairs)
+    return measured.accuracy - against.accuracy
+
+
 def _measure(group: Group) -> Measured | None:
     finished = [cell for cell in group if cell.result is not None]
     if not finished:
@@ -430,6 +527,22 @@ def _remarks(group: Group, reference: Group) -> list[str]:
     if changed:
         remarks.append(f"Differs from the softmax row in more than its method: {'; '.join(changed)}.")
     return remarks
+
+
+def _pairing(group: Group, reference: Group, pairs: Sequence[Pair]) -> list[str]:
+    """Which seeds the difference of a row is over, where that is not all that both rows have."""
+    finished = [sum(cell.result is not None for cell in each) for each in (group, reference)]
+    if not pairs:
+        other = _tested(group) != _tested(reference)
+        why = "it was tested on other data" if other else "no seed is finished once in both rows"
+        return [f"Its difference to the softmax row is of two means and has no interval: {why}."]
+    if finished == [len(pairs), len(pairs)]:
+        return []
+    seeds = ", ".join(str(one.configuration["seed"]) for one, _ in pairs)
+    return [
+        f"Its difference to the softmax row is over the seeds that both have: {seeds} "
+        f"(of {finished[0]} here and {finished[1]} there)."
+    ]
 
 
 def _server_note(published: Published | None, group: Group, measured: Measured) -> str:

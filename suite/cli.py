@@ -260,16 +260,31 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    print(_build_report(StudyFolder(arguments.runs / arguments.study), measured=not arguments.no_measured))
-    return 0
+    folder = StudyFolder(arguments.runs / arguments.study)
+    # Reports from elsewhere need not know an option before somebody asks for it.
+    options = {"measured": False} if arguments.no_measured else {}
+    options |= {"question": arguments.question} if arguments.question is not None else {}
+    options |= {"all_heads": True} if arguments.all_heads else {}
+    if not arguments.check:
+        print(_build_report(folder, **options))
+        return 0
+    if options:
+        raise UserError("--check builds with the options that the report was made with: give it alone.")
+    return _check_report(folder)
 
 
-def _build_report(folder: StudyFolder, measured: bool = True) -> str:
-    # Reports from elsewhere need not know the option before somebody asks for it.
-    options = {} if measured else {"measured": False}
+def _build_report(folder: StudyFolder, **options: object) -> str:
     reports = [registry.find("report", name) for name in registry.names("report")]
     texts = [report(folder.path, folder.path / "report", **options) for report in reports]
     return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
+
+
+def _check_report(folder: StudyFolder) -> int:
+    place = folder.path / "report"
+    reports = [registry.find("report", name) for name in registry.names("report")]
+    unlike = [text for report in reports if (text := report(folder.path, place, check=True))]
+    print("\n".join(unlike) or f"{place} is what the records give.")
+    return 1 if unlike else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -461,6 +476,16 @@ def _bench_grid(arguments: argparse.Namespace) -> int:
     return _bench(arguments, bench)
 
 
+def _bench_cost(arguments: argparse.Namespace) -> int:
+    from suite.bench.cost import measure_costs
+    from suite.bench.measure import Settings
+
+    folder = StudyFolder(arguments.runs / arguments.study)
+    settings = Settings(arguments.rounds, arguments.threads, arguments.device)
+    print(measure_costs(folder, arguments.data, arguments.cells, settings, arguments.plugin), end="")
+    return 0
+
+
 def _bench(arguments: argparse.Namespace, bench: Bench) -> int:
     from suite.bench.measure import Settings
     from suite.bench.run import run
@@ -623,6 +648,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--no-measured", action="store_true", help="without what no second run repeats, such as seconds"
     )
+    report.add_argument("--question", metavar="ID", help="of the test split: draw the rows' answers to it")
+    report.add_argument("--all-heads", action="store_true", help="draw alpha of every head, not of the first six")
+    report.add_argument(
+        "--check", action="store_true", help="only say whether the report is what the records give; 1 where not"
+    )
     report.set_defaults(command=_report)
     for command in (plan, status):
         command.add_argument("--json", action="store_true")
@@ -708,25 +738,26 @@ def _parser() -> argparse.ArgumentParser:
     flops.add_argument("--json", action="store_true")
     flops.set_defaults(command=_flops)
 
-    _add_bench(commands.add_parser("bench", help="measured speed and memory, side by side"))
+    _add_bench(commands.add_parser("bench", help="measured speed and memory, side by side"), places)
     return parser
 
 
-def _add_bench(bench: argparse.ArgumentParser) -> None:
+def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) -> None:
     bench.description = (
         "What is compared runs in turn, round after round, in one process. Prints a table in Markdown; "
         "samples.json, table.md and the figure go to a folder. Ctrl-C keeps what was measured."
     )
     benches = bench.add_subparsers(required=True, metavar="BENCH")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
-    shared.add_argument(
+    measuring = argparse.ArgumentParser(add_help=False)
+    measuring.add_argument(
         "--rounds", type=_slots, default=5, metavar="N", help="samples of each number (5), after one to warm up"
     )
-    shared.add_argument(
+    measuring.add_argument(
         "--threads", type=_slots, default=os.cpu_count() or 1, metavar="N", help="CPU threads (one per core)"
     )
-    shared.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    measuring.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    shared = argparse.ArgumentParser(add_help=False, parents=[measuring])
+    shared.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
     shared.add_argument("--seed", type=int, default=0)
     models = argparse.ArgumentParser(add_help=False, parents=[shared])
     models.add_argument("--size", choices=("base", "demo"), default="base", help="LXMERT base, or the demo study's")
@@ -767,6 +798,17 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     data.add_argument("--batch", type=_slots, default=64, metavar="N", help="images read at a time (64)")
     data.add_argument("--processes", type=_slots, default=4, metavar="N", help="whose memory is measured (4)")
     data.set_defaults(command=_bench_data)
+
+    cost = benches.add_parser(
+        "cost", parents=[places, measuring], help="what a study's finished cells cost, into their records"
+    )
+    cost.description = (
+        "Steps, prediction, latency, memory and energy of finished cells, measured while none of the study runs. "
+        "Prints a table in Markdown; each cell keeps its numbers in cost.json, one measurement per device."
+    )
+    cost.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
+    cost.add_argument("--cells", nargs="+", default=[], metavar="ID", help="these (the first finished of each row)")
+    cost.set_defaults(command=_bench_cost)
 
     grid = benches.add_parser("grid", parents=[shared], help="what scheduling costs beside the cells' own time")
     grid.add_argument("study", nargs="?", default="", metavar="STUDY", help="run its grid too; default: none")

@@ -113,11 +113,32 @@ class CellFolder:
         submission (sha256 of the result file; None where it is not known). The last answer counts."""
         return {line["split"]: line for line in read_lines(self.path / "server.jsonl")}
 
+    def costs(self) -> list[dict[str, Any]]:
+        """What `ablate bench cost` measured of the finished cell: one measurement per device."""
+        path = self.path / "cost.json"
+        if not path.exists():
+            return []
+        try:
+            measured = read_json(path)["measurements"]
+        except (RecordError, KeyError, TypeError):
+            measured = None
+        if not isinstance(measured, list) or not all(isinstance(one, dict) and "device" in one for one in measured):
+            raise RecordError(
+                f"{path} has no list of measurements. Delete that file, and measure again: ablate bench cost."
+            )
+        return measured
+
+    def write_cost(self, measurement: Mapping[str, Any]) -> None:
+        """Adds a measurement of a device, or puts it in the place of that device's earlier one."""
+        kept = [one for one in self.costs() if one["device"] != measurement["device"]]
+        write_json(self.path / "cost.json", {"measurements": [*kept, measurement]})
+
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Opens the record; what an earlier try that failed or was stopped left is cleared."""
+        """Opens the record; what an earlier try that failed or was stopped left is cleared, and what a model cost
+        that is trained anew."""
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in ("failure.json", "stopped.json"):
+        for name in ("failure.json", "stopped.json", "cost.json"):
             (self.path / name).unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
 

@@ -104,7 +104,12 @@ def write_record(folder: StudyFolder, job: Job, code: dict[str, Any], number: in
             }
         )
     )
-    kept = [list(range(layers)) for layers in cell.layers]
+    # As the layer that every other pruning with p = 1 drops.
+    dropped = cell.arguments.get("p", 0)
+    running = (layers - dropped for layers in cell.layers)
+    kept = {
+        stack: list(range(count)) for stack, count in zip(("language", "vision", "cross"), running, strict=True)
+    }
     record.write_result(
         {
             "accuracy": {cell.validation: 95.0, cell.test: 100 * float(right.mean())},

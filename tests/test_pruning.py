@@ -314,9 +314,9 @@ def test_a_second_run_evaluates_nothing_again(
 
 def test_the_figure_has_a_line_per_trained_model_and_a_point_per_depth(runs: tuple[Path, list[str]]) -> None:
     report = build_report(runs[0])
-    figure = figures.over_depth(report)
-    assert figure is not None
-    (axes,) = figure.axes
+    drawn = figures.over_depth(report)
+    assert drawn is not None
+    (axes,) = drawn.figure.axes
     lines = {str(line.get_label()): line for line in axes.lines if not str(line.get_label()).startswith("_")}
     assert list(lines) == ["softmax, 2-1-1", "layerdrop, 3-2-2"]
     expected = sorted(
@@ -333,11 +333,14 @@ def test_the_figure_has_a_line_per_trained_model_and_a_point_per_depth(runs: tup
 
 def test_the_other_figures_show_the_trained_rows_alone(runs: tuple[Path, list[str]]) -> None:
     report = build_report(runs[0])
-    (axes,) = figures.test_accuracy(report).axes
+    (axes,) = figures.test_accuracy(report).figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["softmax, 2-1-1", "layerdrop, 3-2-2"]
     curves = figures.curves(report)
     assert curves is not None
-    assert [text.get_text() for text in curves.legends[0].get_texts()] == ["softmax, 2-1-1", "layerdrop, 3-2-2"]
+    assert [text.get_text() for text in curves.figure.legends[0].get_texts()] == [
+        "softmax, 2-1-1",
+        "layerdrop, 3-2-2",
+    ]
 
 
 def test_a_depth_without_a_result_is_told(runs: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -348,9 +351,11 @@ def test_a_depth_without_a_result_is_told(runs: tuple[Path, list[str]], tmp_path
         (tmp_path / "shallow" / cell / "result.json").unlink()
     report = build_report(tmp_path / "shallow")
     assert next(row for row in report.rows if row.label == label).state == "started"
-    figure = figures.over_depth(report)
-    assert figure is not None
-    assert "layerdrop, 3-2-2 (1 of 4 depths missing)" in [text.get_text() for text in figure.legends[0].get_texts()]
+    drawn = figures.over_depth(report)
+    assert drawn is not None
+    assert "layerdrop, 3-2-2 (1 of 4 depths missing)" in [
+        text.get_text() for text in drawn.figure.legends[0].get_texts()
+    ]
 
 
 def test_a_study_of_trained_rows_alone_has_no_figure_of_depth(runs: tuple[Path, list[str]], tmp_path: Path) -> None:

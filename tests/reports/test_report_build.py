@@ -43,10 +43,12 @@ def test_equal_records_give_equal_bytes(make_study: MakeStudy, tmp_path: Path) -
     python(code, study, tmp_path / "two", PYTHONHASHSEED="2", LANG="de_DE.UTF-8", TZ="Asia/Tokyo")
     one, two = written(tmp_path / "one"), written(tmp_path / "two")
     assert one == two
-    figures = {"training", "test-accuracy", "alpha-entmax-9-5-5"}
+    figures = {"training", "test-accuracy", "cost", "alpha-entmax-9-5-5", "density-entmax-9-5-5"}
+    figures.add("density-softmax-9-5-5")
     names = {f"figures/{name}.{form}" for name in figures for form in ("pdf", "svg", "png")}
     pages = {"index.html", "cell.html"}
-    assert {name for name in one if not name.startswith("page/")} == TABLES | names | pages | {"figures/built.txt"}
+    others = {"figures/built.txt", "figures/captions.txt", "provenance.json"}
+    assert {name for name in one if not name.startswith("page/")} == TABLES | names | pages | others
     assert len([name for name in one if name.startswith("page/cells/")]) == 4
 
 
@@ -83,20 +85,20 @@ def test_a_study_without_cells_still_builds(make_study: MakeStudy, tmp_path: Pat
 def test_figures_of_an_earlier_build_are_removed_and_others_kept(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.figures.FORMATS", ("png",))
+    monkeypatch.setattr("reports.figures.write.FORMATS", ("png",))
     report = tmp_path / "report"
     build(make_study(names=["softmax-s0", "entmax-s0"]), report)
     (report / "figures" / "mine.png").write_bytes(b"")
     build(make_study(names=["softmax-s0"]), report)
     names = {path.name for path in (report / "figures").iterdir()}
-    assert names == {"mine.png", "built.txt", "test-accuracy.png", "training.png"}
+    drawn = {"test-accuracy.png", "training.png", "cost.png", "density-softmax-9-5-5.png"}
+    assert names == {"mine.png", "built.txt", "captions.txt", *drawn}
 
 
 def test_names_that_no_font_has_are_drawn(
     study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.figures.FORMATS", ("png",))
-    monkeypatch.setattr("reports.figures.learned_columns", lambda report: [])
+    monkeypatch.setattr("reports.figures.write.FORMATS", ("png",))
     path = study_folder / "study.json"
     path.write_text(path.read_text().replace("near|window_*", "$\\\\frac{$ \\u4e2d"))
     assert "中" in build(study_folder, tmp_path / "report")

@@ -25,11 +25,11 @@ PAIRS = [
     ("depth", "layerdrop-deep-s0", "default-deep-s0"),
 ]
 TABLE = [
-    ("span *of its own*", "92.12", "91.25", "-0.87", "1"),
-    ("no LayerDrop", "89.75 (stale)", "92.89", "+3.14", "2"),
-    ("entmax", "92.12", "failed", "-", "0 of 1"),
-    ("entmax & span", "failed", "71.50 †", "-", "0 of 1"),
-    ("depth", "started", "missing", "-", "0 of 1"),
+    ("span *of its own*", "92.12", "91.25", "-0.87", "-", "1"),
+    ("no LayerDrop", "89.75 (stale)", "92.89", "+3.14", "-", "2"),
+    ("entmax", "92.12", "failed", "-", "-", "0 of 1"),
+    ("entmax & span", "failed", "71.50 †", "-", "-", "0 of 1"),
+    ("depth", "started", "missing", "-", "-", "0 of 1"),
 ]
 
 
@@ -59,7 +59,7 @@ def test_only_finished_pairs_count(report: Report, study_folder: Path) -> None:
     (study_folder / "softmax-s1" / "result.json").unlink()
     again = build_report(study_folder)
     assert [line.difference for line in again.comparisons][1] == pytest.approx(SOFTMAX[0] - 89.75)
-    assert table(again).rows[1][1:] == ("89.75 (stale)", "92.12", "+2.37", "1 of 2")
+    assert table(again).rows[1][1:] == ("89.75 (stale)", "92.12", "+2.37", "-", "1 of 2")
 
 
 def test_the_table_has_each_side_the_difference_and_the_seeds(report: Report) -> None:
@@ -78,13 +78,15 @@ def test_equal_labels_of_other_cells_are_not_averaged(report: Report, study_fold
 
 def test_markdown_and_latex_have_the_table(report: Report) -> None:
     lines = markdown(report).partition(f"### {COMPARISONS}\n\n")[2].splitlines()[:7]
-    assert lines[0] == "| Change | ours: test without | ours: test with | ours: diff. | ours: seeds |"
-    assert lines[2] == r"| span \*of its own\* | 92.12 | 91.25 | -0.87 | 1 |"
-    assert len(lines[1].split("|")) == 7
+    assert (
+        lines[0] == "| Change | ours: test without | ours: test with | ours: diff. | ours: p (Holm) | ours: seeds |"
+    )
+    assert lines[2] == r"| span \*of its own\* | 92.12 | 91.25 | -0.87 | - | 1 |"
+    assert len(lines[1].split("|")) == 8
     tables = latex(report).split("\\begin{table*}")
     assert f"\\caption{{{COMPARISONS}." in tables[-1]
-    assert f"{escape_latex('span *of its own*')} & 92.12 & 91.25 & $-0.87$ & 1 \\\\" in tables[-1]
-    assert "\\multicolumn{4}{c}{ours}" in tables[-1]
+    assert f"{escape_latex('span *of its own*')} & 92.12 & 91.25 & $-0.87$ & -- & 1 \\\\" in tables[-1]
+    assert "\\multicolumn{5}{c}{ours}" in tables[-1]
     assert "\\textdagger{}" in tables[-1]
     assert "has not learned to look" in tables[-1]
 

@@ -75,7 +75,7 @@ def test_markdown_shows_the_records_rounded(report: Report) -> None:
     cells = read_markdown(markdown(report))
     rows = [row for block in report.blocks for row in block.rows]
     assert len(cells) == len(rows)
-    assert all(len(line) == 11 for line in cells)
+    assert all(len(line) == 13 for line in cells)
     for line, row in zip(cells, rows, strict=True):
         assert line[0].startswith(row.label)
         if row.published:
@@ -85,9 +85,9 @@ def test_markdown_shows_the_records_rounded(report: Report) -> None:
             continue
         assert float(line[4].removesuffix(" (stale)")) == pytest.approx(row.measured.accuracy, abs=0.005)
         assert line[4].endswith("(stale)") == row.stale
-        assert float(line[5]) == pytest.approx(row.difference, abs=0.005)
-        assert float(line[7]) * 1e6 == pytest.approx(row.measured.macs_reference, rel=1e-3)
-        assert float(line[9]) * 1e6 == pytest.approx(row.measured.parameters, rel=1e-3)
+        assert float(line[6]) == pytest.approx(row.difference, abs=0.005)
+        assert float(line[9]) * 1e6 == pytest.approx(row.measured.macs_reference, rel=1e-3)
+        assert float(line[11]) * 1e6 == pytest.approx(row.measured.parameters, rel=1e-3)
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
@@ -111,14 +111,14 @@ def test_styles_are_only_for_terminals(report: Report) -> None:
 def test_published_and_measured_columns_have_different_names(report: Report) -> None:
     assert "| paper: test-dev |" in markdown(report)
     assert "| ours: test |" in markdown(report)
-    assert "\\multicolumn{3}{c}{paper} & \\multicolumn{7}{c}{ours}" in latex(report)
+    assert "\\multicolumn{3}{c}{paper} & \\multicolumn{5}{c}{ours}" in latex(report)
 
 
 @pytest.mark.parametrize("render", [terminal, markdown, latex])
 def test_marks_and_floors_are_below(report: Report, render: Callable[..., str]) -> None:
     text = " ".join((render(report, 200) if render is terminal else render(report)).split())
     dagger = "\\textdagger{}" if render is latex else "†"
-    assert re.search(rf"span and entmax, 9-5-5 .{{0,12}}{re.escape(dagger)}", text)
+    assert re.search(rf"span and entmax, 9-5-5 .{{0,40}}{re.escape(dagger)}", text)
     assert "67.00" in text
     assert "66.80" in text
     assert "has not learned to look" in text
@@ -150,7 +150,7 @@ def test_latex_rows_have_as_many_cells_as_the_table_has_columns(report: Report) 
     text = latex(report)
     for body in re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL):
         for line in body.strip().splitlines():
-            assert len(re.findall(r"(?<!\\)&", line)) == 10
+            assert len(re.findall(r"(?<!\\)&", line)) in (8, 4), "the paper's with our accuracies, or costs"
             assert line.endswith(" \\\\")
     bare = re.sub(r"\\[{}\\]", "", text)
     assert bare.count("{") == bare.count("}")

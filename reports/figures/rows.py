@@ -1,0 +1,76 @@
+"""Which rows of a study are drawn, what they are called, and what their cells have recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reports.figures.drawing import wrapped
+from reports.tables import CellRecord, Report, Row
+from suite.records import CellFolder
+
+FURTHER = 12
+"""Rows beside the paper's that a figure has room for."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    rows: tuple[Row, ...]
+    left_out: int
+
+    @property
+    def sentence(self) -> str:
+        """What a caption says of the rows that are not drawn; empty where all are."""
+        if not self.left_out:
+            return ""
+        further = sum(row.published is None for row in self.rows)
+        verb = "rows are" if self.left_out > 1 else "row is"
+        return f" Beside the paper's rows the first {further} are drawn; {self.left_out} further {verb} left out."
+
+    @property
+    def short(self) -> str:
+        """The same for a legend."""
+        return f"{self.left_out} further row{'s' if self.left_out > 1 else ''} left out"
+
+
+def choose(rows: Sequence[Row], further: int = FURTHER) -> Chosen:
+    """The paper's rows and the first ``further`` others, in the study's order."""
+    others = {row.key for row in [row for row in rows if row.published is None][:further]}
+    kept = tuple(row for row in rows if row.published is not None or row.key in others)
+    return Chosen(kept, len(rows) - len(kept))
+
+
+def trained(report: Report) -> list[Row]:
+    return [row for row in report.rows if row.trained]
+
+
+def row_label(row: Row, width: int = 32) -> str:
+    """A row's name for a legend, with its state unless that is finished."""
+    return wrapped(row.short + state_text(row), width)
+
+
+def state_text(row: Row) -> str:
+    """`` (failed)``, `` (2 of 3 seeds)``, `` (stale)``; empty where all of a row is finished, by today's engine."""
+    state = "" if row.state == "finished" else f" ({row.state})"
+    if 0 < row.finished < len(row.cells):
+        state = f" ({row.finished} of {len(row.cells)} seeds)"
+    return state + (" (stale)" if row.stale else "")
+
+
+def seeds_text(cells: Sequence[CellRecord]) -> str:
+    return f"{len(cells)} seeds" if len(cells) > 1 else f"seed {cells[0].configuration['seed']}"
+
+
+def metrics(row: Row) -> list[pd.DataFrame]:
+    """The evaluations of each cell of a row that has any."""
+    tables = (CellFolder(cell.folder).metrics() for cell in row.cells)
+    return [table for table in tables if len(table)]
+
+
+def mean(seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Means by step, where every seed got so far: a mean over fewer would jump."""
+    shared = set.intersection(*(set(seed["step"]) for seed in seeds))
+    kept = [seed[seed["step"].isin(sorted(shared))] for seed in seeds]
+    return pd.DataFrame(pd.concat(kept).groupby("step").mean())

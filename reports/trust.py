@@ -1,0 +1,37 @@
+"""The tables of what to believe: the paper's claims with their verdicts, and cells that should not be trusted."""
+
+from __future__ import annotations
+
+from reports.layout import Column, Note, TextTable, plain
+from reports.tables import Report
+
+CLAIMS = "What the paper says in words, held against our records"
+FINDINGS = "Cells that should not be trusted"
+
+
+def trust_tables(report: Report) -> list[TextTable]:
+    """A table of claims and one of findings, each only where there are any."""
+    return [
+        *([_claims_table(report)] if report.claims else []),
+        *([_findings_table(report)] if report.findings else []),
+    ]
+
+
+def _claims_table(report: Report) -> TextTable:
+    columns = (Column("", "Claim"), Column("paper", "where"), Column("ours", "verdict"), Column("ours", "cells"))
+    rows, notes = [], []
+    for number, claim in enumerate(report.claims, 1):
+        mark = f"C{number}"
+        rows.append((f"{plain(claim.text)} [{mark}]", claim.source, claim.verdict, str(len(claim.cells))))
+        notes.append(Note(mark, f"{plain(claim.rule)} Found: {plain(claim.evidence)}"))
+    return TextTable(CLAIMS, columns, tuple(rows), tuple(notes))
+
+
+def _findings_table(report: Report) -> TextTable:
+    columns = (Column("", "Cell"), Column("ours", "check"))
+    rows, notes = [], []
+    for number, finding in enumerate(report.findings, 1):
+        mark = f"F{number}"
+        rows.append((f"{plain(finding.cell)} [{mark}]", finding.check))
+        notes.append(Note(mark, plain(finding.message)))
+    return TextTable(FINDINGS, columns, tuple(rows), tuple(notes))
