@@ -38,7 +38,7 @@ def index_html(
         "results": ("Results", results.tables(report, layout)),
         "claims": ("The paper's claims", results.claims(report.claims)),
         "trust": ("Results to distrust", results.findings(report.findings)),
-        "costs": ("What each method costs", results.costs(report, layout)),
+        "costs": ("What each method costs", results.costs(report)),
         "figures": ("Figures", _figures(figures)),
         "examples": ("Examples", _examples(examples)),
         "cells": ("Cells", results.cells(cells)),
