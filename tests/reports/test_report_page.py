@@ -70,7 +70,7 @@ def with_verdicts(report: Report) -> Report:
 def write(study: Path, output: Path) -> Path:
     (output / "figures").mkdir(parents=True)
     (output / "figures" / "training.svg").write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 90.4 60"/>'
     )
     (output / "figures" / "training.pdf").write_bytes(b"%PDF-")
     figures = (Drawn("training", "Training", f"Accuracy over steps {IMAGE}"),)
@@ -156,6 +156,7 @@ def test_the_index_has_everything_and_loads_nothing_but_files(opened: Open) -> N
     assert "Measured cost" not in page.locator("#results").inner_text()
     assert "Accuracy over steps <img" in page.locator("figure.published").inner_text()
     assert page.locator("figure.published a[href='figures/training.pdf']").count() == 1
+    assert page.locator("figure.published img[width='90'][height='60']").count() == 1
     page.locator("#charts svg").nth(3).wait_for()
 
 
