@@ -31,7 +31,7 @@ def shown(output: Path, figures: Sequence[Captioned]) -> list[Markup]:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of an SVG file, for the page to keep its place until it is loaded; None where it has none."""
+    """Width and height of an SVG file, so that the page keeps its place until it is loaded; None where unknown."""
     with path.open(encoding="utf-8") as file:
         found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', file.read(2000))
     return (round(float(found[1])), round(float(found[2]))) if found else None
