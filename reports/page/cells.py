@@ -40,6 +40,8 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
         sections.append(_facts("Packages", _flat(config.get("packages", {}))))
     if config and measured:
         sections.append(_facts("Hardware", _flat(config.get("hardware", {}))))
+        for cost in record.costs():
+            sections.append(_facts(f"Cost on {cost.get('device', 'a device')}", _flat(cost)))
         sections.append(_table("Segments: where and how it ran", read_lines(cell.folder / "segments.jsonl")))
         sections.append(_table("Workers that were lost", read_lines(cell.folder / "faults.jsonl")))
     sections.append(_table("Result files for the test server", map(_submission, record.submissions())))

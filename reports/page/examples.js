@@ -74,7 +74,10 @@
       if (mine === latest) error.textContent = problem.message;
       return;
     }
-    if (!sites.some((site) => site.site === at.site)) at.site = (sites.find((site) => site.stack === "cross") || sites[0])?.site;
+    if (!sites.some((site) => site.site === at.site)) {
+      // Where the question looks at the picture, in the layer nearest to the answer.
+      at.site = (sites.findLast((site) => site.queries === "words" && site.keys === "boxes") || sites[0])?.site;
+    }
     questionField.querySelector("select").value = String(at.example);
     count.textContent = `Example ${at.example + 1} of ${questions.length}`;
     drawQuestion();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -29,14 +30,22 @@ def shown(output: Path, figures: Sequence[Captioned]) -> list[Markup]:
     return [_figure(output, name, name.replace("-", " "), "") for name in names]
 
 
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an SVG file, so that the page keeps its place until it is loaded; None where unknown."""
+    with path.open(encoding="utf-8") as file:
+        found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', file.read(2000))
+    return (round(float(found[1])), round(float(found[2]))) if found else None
+
+
 def _figure(output: Path, name: str, title: str, caption: str) -> Markup:
     files = [form for form in ("svg", "pdf", "png") if (output / "figures" / f"{name}.{form}").exists()]
+    width, height = _size(output / "figures" / f"{name}.svg") or (None, None)
     links = [element("a", form.upper(), href=f"figures/{quote(name)}.{form}") for form in files]
     return element(
         "figure",
         element(
             "a",
-            element("img", src=f"figures/{quote(name)}.svg", alt=title, loading="lazy"),
+            element("img", src=f"figures/{quote(name)}.svg", alt=title, loading="lazy", width=width, height=height),
             href=f"figures/{quote(name)}.svg",
             class_="sheet",
         ),

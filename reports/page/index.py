@@ -38,7 +38,7 @@ def index_html(
         "results": ("Results", results.tables(report, layout)),
         "claims": ("The paper's claims", results.claims(report.claims)),
         "trust": ("Results to distrust", results.findings(report.findings)),
-        "costs": ("What each method costs", results.costs(report, layout)),
+        "costs": ("What each method costs", results.costs(report)),
         "figures": ("Figures", _figures(figures)),
         "examples": ("Examples", _examples(examples)),
         "cells": ("Cells", results.cells(cells)),
@@ -124,6 +124,7 @@ def _section(name: str, title: str, content: Markup) -> Markup:
 
 def _figures(figures: Sequence[Markup]) -> Markup:
     return joined(
+        element("noscript", element("p", "Charts that tell their values need JavaScript.", class_="quiet")),
         element("div", id="charts"),
         *([element("h3", "As files, for print"), element("div", *figures, class_="gallery")] if figures else []),
     )

@@ -10,9 +10,11 @@ from urllib.parse import quote
 
 from reports.checks import Finding
 from reports.claims import Claim
-from reports.layout import ABSENT, COMPARISONS, TYPES, Column, Layout, TextTable
+from reports.cost_tables import cost_remarks, cost_tables
+from reports.layout import ABSENT, COMPARISONS, TYPES, Column, Layout, TextTable, plain
 from reports.page.markup import Markup, element, joined
 from reports.tables import CellRecord, Comparison, Report, Row
+from reports.trust import CLAIMS, FINDINGS
 from suite.records import depth_text
 
 Cells = Sequence[CellRecord]
@@ -29,31 +31,37 @@ class Line:
     """What is told beside the cells when the line is opened."""
 
 
-COSTS = "Measured cost on "
-"""What the titles of tables of costs begin with."""
-ELSEWHERE = ("What the paper says in words, held against our records", "Cells that should not be trusted")
-"""Tables that have a section of their own."""
-
-
 def tables(report: Report, layout: Layout) -> Markup:
-    """The tables of accuracies with what must be known of them."""
+    """The tables of accuracies with what must be known of them; claims, findings and costs have their sections."""
+    elsewhere = {CLAIMS, FINDINGS, *(table.title for table in cost_tables(report))}
     parts = [
         _with_notes(table, sources)
         for table, sources in zip(layout.tables, _sources(report, layout.tables), strict=True)
-        if not table.title.startswith((COSTS, *ELSEWHERE))
+        if table.title not in elsewhere
     ]
-    remarks = [element("p", text) for text in (*layout.floors, *layout.remarks)]
-    return element("div", *parts, element("div", *remarks, class_="notes"), class_="filtered")
+    of_costs = set(map(plain, cost_remarks(report)))
+    remarks = [text for text in (*layout.floors, *layout.remarks) if text not in of_costs]
+    return element("div", *parts, _notes(remarks), class_="filtered")
 
 
-def costs(report: Report, layout: Layout) -> Markup:
+def costs(report: Report) -> Markup:
     """One table per device: numbers of two devices are never in one."""
+    devices = dict.fromkeys(cost.device for row in report.rows for cost in row.costs)
     parts = [
-        _with_notes(table, sources)
-        for table, sources in zip(layout.tables, _sources(report, layout.tables), strict=True)
-        if table.title.startswith(COSTS)
+        _with_notes(table, [_costed(row, device) for row in report.rows if row.measured])
+        for device, table in zip(devices, cost_tables(report), strict=True)
     ]
-    return element("div", *parts, class_="filtered") if parts else Markup()
+    remarks = _notes([plain(text) for text in cost_remarks(report)])
+    return element("div", *parts, remarks, class_="filtered") if parts else Markup()
+
+
+def _costed(row: Row, device: str) -> Source:
+    measured = {cost.cell for cost in row.costs if cost.device == device}
+    return row.state, [cell for cell in row.cells if cell.id in measured], ""
+
+
+def _notes(texts: Sequence[str]) -> Markup:
+    return element("div", *(element("p", text) for text in texts), class_="notes")
 
 
 Source = tuple[str, Cells, str]
@@ -78,8 +86,6 @@ def _sources(report: Report, texts: Sequence[TextTable]) -> list[list[Source]]:
             found.append([_source(row) for row in report.rows])
         elif table.title == COMPARISONS:
             found.append([(_compared(one), (*one.base, *one.changed), "") for one in report.comparisons])
-        elif table.title.startswith(COSTS):
-            found.append([_source(row) for row in report.rows if row.measured])
         else:
             found.append([("", (), "")] * len(table.rows))
     return found
@@ -143,12 +149,13 @@ class Look:
         return " ".join(name for name, holds in names.items() if holds) or None
 
 
-SHORT = 18
+SHORT = 24
 """Characters of a text that is never broken into lines."""
 
 
 def _is_numeric(lines: Sequence[Line], place: int) -> bool:
-    return any(is_number(line.texts[place]) for line in lines)
+    texts = [line.texts[place] for line in lines]
+    return any(map(is_number, texts)) or all(text == ABSENT for text in texts)
 
 
 def _line(line: Line, looks: Sequence[Look]) -> Markup:
@@ -220,7 +227,7 @@ def _claim(claim: Claim) -> Markup:
 def findings(findings: Sequence[Finding]) -> Markup:
     columns = (Column("", "Cell"), Column("", "Check"), Column("", "Found"))
     lines = [Line((cell_link(one.cell), one.check, one.message), "") for one in findings]
-    return data_table("Cells that should not be trusted", columns, lines, titled=False) if lines else Markup()
+    return data_table(FINDINGS, columns, lines, titled=False) if lines else Markup()
 
 
 def cells(cells: Cells) -> Markup:
