@@ -748,17 +748,20 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
         "samples.json, table.md and the figure go to a folder. Ctrl-C keeps what was measured."
     )
     benches = bench.add_subparsers(required=True, metavar="BENCH")
-    measuring = argparse.ArgumentParser(add_help=False)
-    measuring.add_argument(
-        "--rounds", type=_slots, default=5, metavar="N", help="samples of each number (5), after one to warm up"
-    )
-    measuring.add_argument(
+    # Without --rounds: its default is each bench's own, and a parent's is all its children's.
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument(
         "--threads", type=_slots, default=os.cpu_count() or 1, metavar="N", help="CPU threads (one per core)"
     )
-    measuring.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    shared = argparse.ArgumentParser(add_help=False, parents=[measuring])
-    shared.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
-    shared.add_argument("--seed", type=int, default=0)
+    machine.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    kept = argparse.ArgumentParser(add_help=False, parents=[machine])
+    kept.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
+    kept.add_argument("--seed", type=int, default=0)
+    five = argparse.ArgumentParser(add_help=False)
+    five.add_argument(
+        "--rounds", type=_slots, default=5, metavar="N", help="samples of each number (5), after one to warm up"
+    )
+    shared = argparse.ArgumentParser(add_help=False, parents=[kept, five])
     models = argparse.ArgumentParser(add_help=False, parents=[shared])
     models.add_argument("--size", choices=("base", "demo"), default="base", help="LXMERT base, or the demo study's")
     models.add_argument("--dropout", type=float, default=0.0, help="everywhere (0)")
@@ -800,7 +803,7 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     data.set_defaults(command=_bench_data)
 
     cost = benches.add_parser(
-        "cost", parents=[places, measuring], help="what a study's finished cells cost, into their records"
+        "cost", parents=[places, machine, five], help="what a study's finished cells cost, into their records"
     )
     cost.description = (
         "Steps, prediction, latency, memory and energy of finished cells, measured while none of the study runs. "
@@ -810,7 +813,7 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     cost.add_argument("--cells", nargs="+", default=[], metavar="ID", help="these (the first finished of each row)")
     cost.set_defaults(command=_bench_cost)
 
-    grid = benches.add_parser("grid", parents=[shared], help="what scheduling costs beside the cells' own time")
+    grid = benches.add_parser("grid", parents=[kept], help="what scheduling costs beside the cells' own time")
     grid.add_argument("study", nargs="?", default="", metavar="STUDY", help="run its grid too; default: none")
     grid.add_argument(
         "--cells", type=_numbers, default=(20, 200), metavar="N,N", help="of next to no work (20,200)"
@@ -818,7 +821,8 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     grid.add_argument("--slots", type=_slots, default=os.cpu_count() or 1, metavar="N", help="cells at a time")
     grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
     grid.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
-    grid.set_defaults(command=_bench_grid, rounds=1)
+    grid.add_argument("--rounds", type=_slots, default=1, metavar="N", help="samples of each number (1)")
+    grid.set_defaults(command=_bench_grid)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from suite.bench import cost
 from suite.bench.cell import ALONE, STEPS, FinishedCell, Samples
 from suite.bench.energy import Meter, open_meter
 from suite.bench.record import digits
-from suite.cli import main
+from suite.cli import _parser, main
 from suite.config import Cell, ModelSize, Protocol, Study, only_layers
 from suite.data.store import open_dataset
 from suite.engine import Engine
@@ -184,6 +184,11 @@ def test_the_report_shows_it(ran: Ran, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["report", "small", f"--runs={ran.study.path.parent}"]) == 0
     page = " ".join(capsys.readouterr().out.split())
     assert f"Measured cost on {provenance.processor()}, 1 thread" in page
+
+
+def test_one_benchs_default_is_not_anothers() -> None:
+    rounds = {name: _parser().parse_args(["bench", name]).rounds for name in ("cost", "variants", "model", "grid")}
+    assert rounds == {"cost": 5, "variants": 5, "model": 5, "grid": 1}
 
 
 def test_a_step_is_the_engines_own(ran: Ran) -> None:
