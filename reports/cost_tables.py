@@ -82,7 +82,9 @@ def _column(numbers: Sequence[float | None]) -> list[str]:
 def _target(cost: Cost) -> str:
     if cost.target is None or cost.step_seconds is None:
         return "-"
-    return "not reached" if cost.to_target is None else f"{cost.to_target:,.0f}"
+    if cost.to_target is None:
+        return "not reached"
+    return f"{cost.to_target:,.1f}" if cost.to_target else "at start"
 
 
 def _notes(cost: Cost, all_of_device: Sequence[Cost]) -> list[str]:

@@ -165,6 +165,16 @@ def test_time_to_target_is_steps_of_the_record_times_the_measured_step(study_fol
     assert window.to_target == pytest.approx(steps * 0.12)
 
 
+def test_a_row_whose_start_has_the_target_needs_no_step(study_folder: Path) -> None:
+    write(study_folder, "softmax-s0", measurement(0))
+    metrics = study_folder / "softmax-s0" / "metrics.jsonl"
+    metrics.write_text(json.dumps({"step": 0, "accuracy": 99.0}) + "\n" + metrics.read_text())
+    report = build_report(study_folder)
+    assert row_of(report, "softmax-s0").costs[0].to_target == 0
+    (table,) = tables_of(report)
+    assert column(table, "training", "target (s)")[SOFTMAX] == "at start"
+
+
 def test_without_softmax_the_target_is_the_studys_threshold(make_study: Callable[..., Path]) -> None:
     study = make_study(names=("start-s0", "span-s0"))
     write(study, "span-s0", measurement(0))
