@@ -276,7 +276,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _build_report(folder: StudyFolder, **options: object) -> str:
     reports = [registry.find("report", name) for name in registry.names("report")]
     texts = [report(folder.path, folder.path / "report", **options) for report in reports]
-    return "\n".join([*texts, f"Report: {folder.path / 'report'}"])
+    return "\n".join([*texts, f"Report: {folder.path / 'report' / 'index.html'}"])
 
 
 def _check_report(folder: StudyFolder) -> int:
