@@ -28,6 +28,11 @@ def certainty(report: Report) -> list[str]:
         f"±: half of the 95 % interval, over images ({RESAMPLES:,} bootstrap resamples of {images} images with all "
         "their questions, paired in differences) and, from two seeds on, over seeds (t distribution)."
     ]
+    if any(one.error == 0 for one in found):
+        lines.append(
+            "Where no image differs from another, as with no wrong answer, ± is the share of images of which none "
+            "would be seen by chance (Clopper and Pearson's limit)."
+        )
     if any(one.seeds == 1 for one in found):
         lines.append(
             "With one seed an interval and its p hold for the questions only: another run may well lie outside."

@@ -119,6 +119,8 @@ def _estimate(sample: Sample, variance: float) -> Estimate:
     of_seeds = float(sample.means.var(ddof=1)) / runs if runs > 1 else 0.0
     of_images = max(variance - sample.interaction / runs, 0.0)
     error = math.sqrt(of_seeds + of_images)
+    if error == 0.0:
+        return _certain(sample)
     share = of_seeds / error**2 if error else 0.0
     freedom = degrees_of_freedom(share, runs, images)
     value, quantile = float(sample.means.mean()), _quantile(0.5 + LEVEL / 2, freedom)
@@ -131,6 +133,17 @@ def _estimate(sample: Sample, variance: float) -> Estimate:
     return dataclasses.replace(
         estimate, p=p, detectable=(quantile + _quantile(POWER, freedom)) * error
     )  # fmt: skip
+
+
+def _certain(sample: Sample) -> Estimate:
+    """Where nothing varies, as with no wrong answer at all: what was seen in none of I images may be in others.
+
+    In how many at the most, with Clopper and Pearson's limit (1934): 1 - 0.025^(1/I), some 3.7 / I.
+    """
+    value, images = float(sample.means.mean()), len(sample.sums)
+    half = 100.0 * (1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / images))
+    estimate = Estimate(value, value - half, value + half, 0.0, float(images - 1), len(sample.means), images)
+    return dataclasses.replace(estimate, p=float(value == 0.0)) if sample.difference else estimate
 
 
 def degrees_of_freedom(share: float, runs: int, images: int) -> float:

@@ -84,20 +84,20 @@ def test_a_study_without_cells_still_builds(make_study: MakeStudy, tmp_path: Pat
 def test_figures_of_an_earlier_build_are_removed_and_others_kept(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.figures.write.FORMATS", ("png",))
+    monkeypatch.setattr("reports.figures.write.FORMATS", ("svg",))
     report = tmp_path / "report"
     build(make_study(names=["softmax-s0", "entmax-s0"]), report)
     (report / "figures" / "mine.png").write_bytes(b"")
     build(make_study(names=["softmax-s0"]), report)
     names = {path.name for path in (report / "figures").iterdir()}
-    drawn = {"test-accuracy.png", "training.png", "cost.png", "density.png"}
+    drawn = {"test-accuracy.svg", "training.svg", "cost.svg", "density.svg"}
     assert names == {"mine.png", "built.txt", "captions.txt", *drawn}
 
 
 def test_names_that_no_font_has_are_drawn(
     study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.figures.write.FORMATS", ("png",))
+    monkeypatch.setattr("reports.figures.write.FORMATS", ("svg",))
     path = study_folder / "study.json"
     path.write_text(path.read_text().replace("near|window_*", "$\\\\frac{$ \\u4e2d"))
     assert "中" in build(study_folder, tmp_path / "report")

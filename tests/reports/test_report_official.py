@@ -376,7 +376,7 @@ def test_the_file_of_types_has_every_number_unrounded(vqa2: Path) -> None:
 
 def test_the_file_of_types_comes_and_goes_with_the_types(vqa2: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reports.build.write_figures", lambda *_: None)
+        patch.setattr("reports.build.draw_all", lambda *_: [])
         for record in finished(vqa2):
             write_types(record)
         text = build(vqa2, tmp_path / "report")

@@ -215,7 +215,19 @@ def test_rows_that_differ_nowhere_or_everywhere_the_same(everywhere: float, p: f
     questions = numpy.full(16, 4.0)
     (found,) = estimates([Sample.of(numpy.full((3, 16), 4 * everywhere), questions, difference=True)])
     assert (found.value, found.error, found.p) == (100 * everywhere, 0.0, p)
-    assert (found.low, found.high) == (found.value, found.value)
+    # What happens to none of 16 images has at most this chance, with 97.5 % on one side (Clopper and Pearson 1934).
+    from scipy import stats
+
+    chance = stats.binomtest(0, 16).proportion_ci(0.95, "exact").high
+    assert found.half == pytest.approx(100 * chance, rel=1e-12)
+    assert found.detectable is None
+
+
+def test_no_wrong_answer_is_no_certainty() -> None:
+    questions = numpy.full(1000, 9.0)
+    (level,) = estimates([Sample.of(numpy.full((1, 1000), 9.0), questions, difference=False)])
+    assert level.value == 100
+    assert level.half == pytest.approx(0.368, abs=5e-4)
 
 
 def test_the_detectable_difference_is_found_four_times_in_five() -> None:
