@@ -38,6 +38,7 @@ def main(folder: Path) -> None:
                 if command is not None:
                     study = re.match(r"ablate (?:run|plan) ?(\w*)", command)
                     reduced = REDUCED.get(study[1], REDUCED[""]) if study else ""
+                    reduced += "--rounds 1" if command.startswith("ablate bench") else ""
                     run(f"{command.replace('CELL', cell(folder))} {reduced}", folder)
 
 
