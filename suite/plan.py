@@ -130,10 +130,13 @@ def plan(
     dataset_of = cache(lambda name: open_data(data, name, progress))
     source_of = cache(registry.source_digest)
     check_answers = cache(lambda name, splits: dataset_of(name).check_answers(*splits))
+    starts: dict[int, str] = {}  # By object, which the study keeps: a row has the same one at each of its seeds.
 
     def add(cell: Cell, role: Role) -> str:
-        cell = resolve(cell)
-        start = add(cell.start, "start") if cell.start else None
+        cell, start = resolve(cell), None
+        if cell.start:
+            start = starts.get(id(cell.start)) or add(cell.start, "start")
+            starts[id(cell.start)] = start
         check_answers(cell.dataset, (*cell.train, cell.validation, cell.test))
         weights = _weights_of(cell)
         name = _name(cell, source_of(cell.variant), dataset_of(cell.dataset), start, weights)
