@@ -7,9 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-import pyarrow
-import pyarrow.parquet
-
 from reports.claim_seeds import (
     BOTH,
     DEEP,
@@ -42,10 +39,11 @@ from reports.claim_sites import (
     visual_alphas_stay_low,
 )
 from reports.claims import Judgement, Statement
+from reports.predictions import read_predictions
 from reports.scores import ScoreReader, difference
 from reports.statistics import estimates
 from reports.tables import CellRecord, Row
-from suite.records import CellFolder, RecordError, read_lines
+from suite.records import read_lines
 
 MARGIN = 1.0
 """Points below softmax's last validation accuracy at which a cell counts as converged."""
@@ -129,15 +127,8 @@ def entmax_most_confident(rows: Mapping[str, Row]) -> Judgement:
 
 def _confidence(cell: CellRecord) -> float | None:
     """Mean confidence in the answer given over the test questions, per cent; None without predictions."""
-    path = CellFolder(cell.folder).path / "predictions.parquet"
-    if not path.exists():
-        return None
-    try:
-        lists = pyarrow.parquet.read_table(path, columns=["top_confidences"]).column(0).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecordError(f"{path} cannot be read ({reason}). Delete that cell's folder and run again.") from None
-    return 100 * fmean(confidences[0] for confidences in lists)
+    table = read_predictions(cell.folder, ["top_confidences"])
+    return None if table is None else 100 * fmean(confidences[0] for confidences in table.column(0).to_pylist())
 
 
 def more_accurate(better: str, worse: str, rows: Mapping[str, Row]) -> Judgement:
