@@ -81,8 +81,9 @@ def _read(folder: Path) -> dict[tuple[Kind, str], _Mean]:
     table, means = read_predictions(folder, ["score"], optional=[*KINDS, "official"]), {}
     if table is None:
         return means
+    kinds: list[Kind] = [kind for kind in KINDS if kind in table.column_names]
     with damage_explained(folder):
-        for kind in (kind for kind in KINDS if kind in table.column_names):
+        for kind in kinds:
             types = table.column(kind).cast(pyarrow.string()).fill_null("").combine_chunks().dictionary_encode()
             if any(types.dictionary.to_pylist()):
                 means |= _means(kind, types, table)

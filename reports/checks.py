@@ -6,25 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reports.cells import CellRecord
 from reports.predictions import read_predictions
+from reports.report import Finding, Report
 from suite.records import CellFolder, RecordError, read_lines
-
-if TYPE_CHECKING:
-    from reports.tables import CellRecord, Report
-
-
-@dataclass(frozen=True)
-class Finding:
-    cell: str
-    """Id."""
-    check: str
-    """Which check it is: not-learned, not-moved, nothing-dropped, not-finite or equals-softmax."""
-    message: str
-    """Expected, found, and what to do."""
 
 
 def checks(report: Report) -> tuple[Finding, ...]:

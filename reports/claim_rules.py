@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
+from reports.cells import CellRecord
 from reports.claim_seeds import (
     BOTH,
     DEEP,
@@ -16,6 +18,7 @@ from reports.claim_seeds import (
     SHALLOW,
     SOFTMAX,
     SPAN,
+    Judgement,
     Seed,
     equal_seeds,
     finished,
@@ -38,11 +41,10 @@ from reports.claim_sites import (
     sparse_heads_grow_denser,
     visual_alphas_stay_low,
 )
-from reports.claims import Judgement, Statement
 from reports.predictions import read_predictions
+from reports.report import Row
 from reports.scores import ScoreReader, difference
 from reports.statistics import estimates
-from reports.tables import CellRecord, Row
 from suite.records import read_lines
 
 MARGIN = 1.0
@@ -53,6 +55,18 @@ FLOPS, WIDTH = 0.5, 768
 """Points that a change of multiply-adds may be off; the width of the model that the paper counted."""
 CONFIDENCE = 1.0
 """Points of mean confidence that are a difference."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A claim before it is held against records."""
+
+    key: str
+    text: str
+    source: str
+    rule: str
+    judge: Callable[[Mapping[str, Row]], Judgement]
+    """Of the rows that the paper published, by their keys."""
 
 
 def needs_more_compute(rows: Mapping[str, Row]) -> Judgement:

@@ -13,7 +13,7 @@ import pyarrow
 from reports.examples import Example, read_examples
 from reports.figures.rows import trained
 from reports.predictions import predictions_file, read_predictions
-from reports.tables import Report, Row
+from reports.report import Report, Row
 from suite.errors import UserError
 
 KEYS = ("entmax-9-5-5", "span-9-5-5", "layerdrop-10-6-6")
