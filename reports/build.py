@@ -10,10 +10,13 @@ from pathlib import Path
 from reports.checks import checks
 from reports.claims import claims
 from reports.figures import Options, draw_all, write_figures
+from reports.formats.comma_separated import comma_separated, types_comma_separated
+from reports.formats.latex import latex
+from reports.formats.markdown import markdown
+from reports.formats.terminal import terminal
 from reports.page import write_page
 from reports.provenance import check as check_report
 from reports.provenance import stamps, write_provenance
-from reports.render import comma_separated, latex, markdown, terminal, types_comma_separated
 from reports.tables import build_report
 from suite.records import write_text
 

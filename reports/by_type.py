@@ -11,9 +11,8 @@ from typing import Literal
 
 import numpy
 import pyarrow
-import pyarrow.parquet
 
-from suite.records import RecordError
+from reports.predictions import damage_explained, read_predictions
 
 Kind = Literal["answer_type", "question_type"]
 KINDS: tuple[Kind, ...] = ("answer_type", "question_type")
@@ -79,24 +78,15 @@ class _Mean:
 
 def _read(folder: Path) -> dict[tuple[Kind, str], _Mean]:
     """The means of one cell by kind and type; none where it has no predictions, or no type in them."""
-    path = folder / "predictions.parquet"
-    if not path.exists():
-        return {}
-    means = {}
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            known = file.schema_arrow.names
-            kinds: list[Kind] = [kind for kind in KINDS if kind in known]
-            # Answers and confidences, most of the file, are not read.
-            wanted = [*kinds, *(name for name in ("score", "official") if name in known)] if kinds else []
-            columns = file.read(wanted, use_threads=False)
+    table, means = read_predictions(folder, ["score"], optional=[*KINDS, "official"]), {}
+    if table is None:
+        return means
+    kinds: list[Kind] = [kind for kind in KINDS if kind in table.column_names]
+    with damage_explained(folder):
         for kind in kinds:
-            types = columns.column(kind).cast(pyarrow.string()).fill_null("").combine_chunks().dictionary_encode()
+            types = table.column(kind).cast(pyarrow.string()).fill_null("").combine_chunks().dictionary_encode()
             if any(types.dictionary.to_pylist()):
-                means |= _means(kind, types, columns)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecordError(f"{path} cannot be read ({reason}). Delete that cell's folder and run again.") from None
+                means |= _means(kind, types, table)
     return means
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from reports.report import Report
 from reports.statistics import RESAMPLES
-from reports.tables import Report
 
 FEW = 8
 """Cells of one state that are named."""

@@ -6,27 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
+from reports.cells import CellRecord
+from reports.predictions import read_predictions
+from reports.report import Finding, Report
 from suite.records import CellFolder, RecordError, read_lines
-
-if TYPE_CHECKING:
-    from reports.tables import CellRecord, Report
-
-
-@dataclass(frozen=True)
-class Finding:
-    cell: str
-    """Id."""
-    check: str
-    """Which check it is: not-learned, not-moved, nothing-dropped, not-finite or equals-softmax."""
-    message: str
-    """Expected, found, and what to do."""
 
 
 def checks(report: Report) -> tuple[Finding, ...]:
@@ -220,14 +206,9 @@ def equals_softmax(cells: Sequence[CellRecord], softmax: str) -> Iterator[Findin
 
 def _digest(cell: CellRecord) -> str | None:
     """Of the answers and confidences in the order of the questions; None without predictions."""
-    path = cell.folder / "predictions.parquet"
-    if not path.exists():
+    table = read_predictions(cell.folder, ["answer", "top_confidences"])
+    if table is None:
         return None
-    try:
-        table = pyarrow.parquet.read_table(path, columns=["answer", "top_confidences"])
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecordError(f"{path} cannot be read ({reason}). Delete that cell's folder and run again.") from None
     answers, confidences = (table[name].combine_chunks() for name in ("answer", "top_confidences"))
     digest = hashlib.sha256(json.dumps(answers.to_pylist()).encode())
     digest.update(confidences.flatten().to_numpy(zero_copy_only=False).tobytes())

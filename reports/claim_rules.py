@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
-import pyarrow
-import pyarrow.parquet
-
+from reports.cells import CellRecord
 from reports.claim_seeds import (
     BOTH,
     DEEP,
@@ -19,6 +18,7 @@ from reports.claim_seeds import (
     SHALLOW,
     SOFTMAX,
     SPAN,
+    Judgement,
     Seed,
     equal_seeds,
     finished,
@@ -41,11 +41,11 @@ from reports.claim_sites import (
     sparse_heads_grow_denser,
     visual_alphas_stay_low,
 )
-from reports.claims import Judgement, Statement
+from reports.predictions import read_predictions
+from reports.report import Row
 from reports.scores import ScoreReader, difference
 from reports.statistics import estimates
-from reports.tables import CellRecord, Row
-from suite.records import CellFolder, RecordError, read_lines
+from suite.records import read_lines
 
 MARGIN = 1.0
 """Points below softmax's last validation accuracy at which a cell counts as converged."""
@@ -55,6 +55,18 @@ FLOPS, WIDTH = 0.5, 768
 """Points that a change of multiply-adds may be off; the width of the model that the paper counted."""
 CONFIDENCE = 1.0
 """Points of mean confidence that are a difference."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A claim before it is held against records."""
+
+    key: str
+    text: str
+    source: str
+    rule: str
+    judge: Callable[[Mapping[str, Row]], Judgement]
+    """Of the rows that the paper published, by their keys."""
 
 
 def needs_more_compute(rows: Mapping[str, Row]) -> Judgement:
@@ -129,15 +141,8 @@ def entmax_most_confident(rows: Mapping[str, Row]) -> Judgement:
 
 def _confidence(cell: CellRecord) -> float | None:
     """Mean confidence in the answer given over the test questions, per cent; None without predictions."""
-    path = CellFolder(cell.folder).path / "predictions.parquet"
-    if not path.exists():
-        return None
-    try:
-        lists = pyarrow.parquet.read_table(path, columns=["top_confidences"]).column(0).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecordError(f"{path} cannot be read ({reason}). Delete that cell's folder and run again.") from None
-    return 100 * fmean(confidences[0] for confidences in lists)
+    table = read_predictions(cell.folder, ["top_confidences"])
+    return None if table is None else 100 * fmean(confidences[0] for confidences in table.column(0).to_pylist())
 
 
 def more_accurate(better: str, worse: str, rows: Mapping[str, Row]) -> Judgement:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.claims import Judgement
-from reports.tables import CellRecord, Row
+from reports.cells import CellRecord
+from reports.report import Row, Told
 
 SOFTMAX, SPAN, ENTMAX, BOTH = "softmax-9-5-5", "span-9-5-5", "entmax-9-5-5", "span-entmax-9-5-5"
 SHALLOW, DEEP = "layerdrop-9-5-5", "layerdrop-10-6-6"
 
 FEWEST = 3
 """Evaluations that a course over training needs."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    verdict: Told
+    evidence: str
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from reports.claim_seeds import ENTMAX, FEWEST, SPAN, Seed, finished, over_seeds, seed_name, unfinished
-from reports.claims import Judgement
-from reports.tables import CellRecord, Row
+from reports.cells import CellRecord
+from reports.claim_seeds import ENTMAX, FEWEST, SPAN, Judgement, Seed, finished, over_seeds, seed_name, unfinished
+from reports.report import Row
 from suite.records import read_lines
 
 MOST, HALF = 0.8, 0.5

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from reports.costs import Cost
-
-if TYPE_CHECKING:
-    from reports.layout import TextTable
-    from reports.tables import Report
+from reports.report import Report
+from reports.text import Column, Note, TextTable, plain
 
 BUSY = 0.1
 """Processors that others kept busy while it was measured, from which on a reader is told."""
@@ -18,8 +15,6 @@ BUSY = 0.1
 
 def cost_tables(report: Report) -> list[TextTable]:
     """What the rows cost, a table for each device on which one was measured; none where nothing was."""
-    from reports.layout import Column, Note, TextTable, plain  # It lays this table out among its own.
-
     training = ("batch", "step (ms)", "quartiles", "vs softmax", "MiB", "J", "target (s)")
     prediction = ("questions/s", "p50 (ms)", "p99 (ms)", "MiB", "J")
     columns = (

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reports.cells import CellRecord
 from suite.records import CellFolder, RecordError
-
-if TYPE_CHECKING:
-    from reports.tables import CellRecord
 
 
 @dataclass(frozen=True)

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from reports.by_type import KINDS, Kind
+from reports.cells import CellRecord
 from reports.certainty import certainty, completeness
 from reports.cost_tables import cost_remarks, cost_tables
+from reports.published import SERVER_SPLITS
+from reports.report import Report, Row
 from reports.statistics import Estimate
-from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
+from reports.text import ABSENT, Column, Note, TextTable, plain
+from reports.trust import trust_tables
 from reports.verdicts import DIFFERENCES, LEVELS
 
-ABSENT = "-"
-"""Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
 DAGGER = "†"
 COMPARISONS = "What each change is worth"
 TYPES = "Accuracy by type of answer and question"
 FEW = 8
 """Types of one kind that a table has room for."""
-
-
-@dataclass(frozen=True)
-class Column:
-    side: str
-    """``paper`` (published), ``ours`` (measured) or empty: no reader may take one for the other. By type, which is
-    ours alone, ``answer`` or ``question``."""
-    title: str
-
-
-@dataclass(frozen=True)
-class Note:
-    mark: str
-    text: str
-
-
-@dataclass(frozen=True)
-class TextTable:
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[Note, ...]
-    """The notes that its rows refer to, in the order of their marks."""
-    breaks: tuple[int, ...] = ()
-    """Columns before which a narrow page may begin a new part of the table."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +53,6 @@ class Unit:
 
 def lay_out(report: Report) -> Layout:
     """The report as text: one string per table cell, clean of control characters, not yet escaped."""
-    from reports.trust import trust_tables  # It makes TextTables.
-
     macs = _unit([row.measured.macs_reference for row in report.rows if row.measured])
     parameters = _unit([row.measured.parameters for row in report.rows if row.measured])
     server = any(row.measured and row.measured.server for row in report.rows)
@@ -204,13 +177,6 @@ def _side(report: Report, cells: Sequence[CellRecord], accuracies: Sequence[floa
 
 def _not_looked(report: Report) -> Note:
     return Note(DAGGER, f"Below {report.looked:g} % on {plain(report.dataset)}: has not learned to look.")
-
-
-def plain(text: str) -> str:
-    """One line without control and formatting characters (terminal escapes, bidirectional overrides)."""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    kept = "".join(" " if unicodedata.category(character).startswith("C") else character for character in text)
-    return " ".join(kept.split())
 
 
 def _marks(report: Report) -> dict[str, str]:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, TypeAlias
 
+from reports.cells import CellRecord, Group, Pair
 from reports.scores import ScoreReader, Scores, difference, level
 from reports.statistics import Estimate, Sample, estimates
 from suite.records import RecordError
 
-if TYPE_CHECKING:
-    from reports.tables import CellRecord
-
-Group: TypeAlias = "tuple[CellRecord, ...]"
-"""Cells that differ in nothing but their seeds."""
-Pair: TypeAlias = "tuple[CellRecord, CellRecord]"
-"""Two finished cells of equal seeds: the second is subtracted."""
 ROUNDING = 0.005
 """Points by which a cell's accuracy may differ from the mean of its scores: sums in other orders and precisions."""
 

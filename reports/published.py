@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SERVER_SPLITS = ("test-dev", "test-std")
+"""VQA 2.0's splits whose answers the test server alone has."""
+
 
 @dataclass(frozen=True)
 class Published:

@@ -10,8 +10,8 @@ from typing import cast
 import numpy
 import pandas
 import pyarrow
-import pyarrow.parquet
 
+from reports.predictions import damage_explained, predictions_file, read_predictions
 from reports.statistics import Numbers, Sample
 from suite.records import RecordError
 
@@ -55,26 +55,13 @@ class ScoreReader:
 
         Raises RecordError for predictions that cannot be read, lack a score or have a question twice.
         """
-        path = folder / "predictions.parquet"
-        if not path.exists():
+        columns, path = ["question_id", "image_id", "score"], predictions_file(folder)
+        table = read_predictions(folder, columns)
+        if table is None:
             return None
-        columns = ["question_id", "image_id", "score"]
-        try:
-            # Answers and confidences, most of the file, are not read.
-            with pyarrow.parquet.ParquetFile(path) as file:
-                if lacking := set(columns) - set(file.schema_arrow.names):
-                    raise RecordError(
-                        f"{path} has no column {', '.join(sorted(lacking))}: expected {', '.join(columns)}. "
-                        "Delete that cell's folder and run again."
-                    )
-                table = file.read(columns, use_threads=False)
-            ids, images, score = (_array(table.column(name)) for name in columns)
+        ids, images, score = (_array(table.column(name)) for name in columns)
+        with damage_explained(folder):
             score = score.cast(pyarrow.float64())
-        except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise RecordError(
-                f"{path} cannot be read ({reason}). Delete that cell's folder and run again."
-            ) from None
         scores: Numbers = score.to_numpy(zero_copy_only=False)
         if not len(scores) or not numpy.isfinite(scores).all():
             raise RecordError(

@@ -60,16 +60,6 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What our number says of the published one, by a stated rule."""
-
-    word: str
-    """Short enough for a column: agrees, same sign, opposite sign, cannot tell, and so on."""
-    reason: str
-    """The rule with the numbers that it was applied to."""
-
-
-@dataclass(frozen=True)
 class Sample:
     """What S runs, or S pairs of runs, scored on the same I images; per cent, differences in points."""
 

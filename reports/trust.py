@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reports.layout import Column, Note, TextTable, plain
-from reports.tables import Report
+from reports.report import Report
+from reports.text import Column, Note, TextTable, plain
 
 CLAIMS = "What the paper says in words, held against our records"
 FINDINGS = "Cells that should not be trusted"

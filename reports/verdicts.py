@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from scipy.special import stdtrit
 
 from reports.published import Published
-from reports.statistics import LEVEL, Estimate, Verdict
+from reports.statistics import LEVEL, Estimate
 
 LEVELS = (
     "Verdict, where the test server answered for two seeds or more (test-dev, else test-std): agrees = the "
@@ -21,6 +22,16 @@ DIFFERENCES = (
     "0.05 or more, or there is none; else same sign or opposite sign, and agrees = of the same sign, and our 95 % "
     "interval holds the published difference; (1 seed) = of two runs and their questions, not of another run."
 )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What our number says of the published one, by a stated rule."""
+
+    word: str
+    """Short enough for a column: agrees, same sign, opposite sign, cannot tell, and so on."""
+    reason: str
+    """The rule with the numbers that it was applied to."""
 
 
 def verdict(

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from reports.costs import Cost
+from reports.report import Report, Row
 from reports.statistics import Estimate
-from reports.tables import Report, Row
 from suite.records import CellFolder, read_lines, write_json, write_text
 
 QUESTIONS = [f"{1000 + number // 3}/{number % 3}" for number in range(30)]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from reports.figures.drawing import DASHES, LINES, Drawn, finish, handle, legend_below, named, wrapped
 from reports.figures.rows import choose, state_text, trained
-from reports.layout import plain
-from reports.tables import Report, Row
+from reports.report import Report, Row
+from reports.text import plain
 from suite.look import COLUMN, DARK, PALE, style
 
 if TYPE_CHECKING:

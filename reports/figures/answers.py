@@ -11,8 +11,8 @@ from reports.examples import Example
 from reports.figures.drawing import SMALL, Drawn, handle, named, wrapped
 from reports.figures.questions import Answered, Asked, ask
 from reports.figures.rows import row_label
-from reports.layout import plain
-from reports.tables import Report
+from reports.report import Report
+from reports.text import plain
 from suite.look import COLOURS, COLUMN, DARK, STYLE, style
 from suite.records import RecordError
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from reports.costs import Cost
 from reports.figures.drawing import Drawn, Look, finish, handle, legend_below, look, named, panels, wrapped
 from reports.figures.rows import FURTHER, row_label
-from reports.layout import plain
-from reports.tables import Report, Row
+from reports.report import Report, Row
+from reports.text import plain
 from suite.look import DARK, PALE, STYLE, style
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from reports.figures.drawing import DASHES, MARKERS, Drawn, Look, finish, handle, legend_below, named
 from reports.figures.rows import Chosen, choose, mean, metrics, row_label, trained
-from reports.layout import plain
-from reports.tables import Report, Row
+from reports.report import Report, Row
+from reports.text import plain
 from suite.look import COLUMN, PALE, style
 
 if TYPE_CHECKING:

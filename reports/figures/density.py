@@ -11,7 +11,7 @@ from reports.figures.bands import band_height, draw_bands, entries
 from reports.figures.drawing import SMALL, Drawn, finish, legend_below, named, wrapped
 from reports.figures.rows import Chosen, row_label
 from reports.figures.sites import Lines, Place, Recorded, by_place
-from reports.layout import plain
+from reports.text import plain
 from suite.look import COLUMN, style
 
 if TYPE_CHECKING:

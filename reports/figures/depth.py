@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from reports.figures.drawing import Drawn, finish, handle, legend_below, look, named, wrapped
 from reports.figures.rows import FURTHER
-from reports.layout import plain
-from reports.tables import Report, Row
+from reports.report import Report, Row
+from reports.text import plain
 from suite.look import COLUMN, DARK, style
 
 

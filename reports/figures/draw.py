@@ -18,7 +18,7 @@ from reports.figures.layers import layers_over_training
 from reports.figures.rows import choose, trained
 from reports.figures.sites import Recorded, recorded
 from reports.figures.types import by_type
-from reports.tables import Report
+from reports.report import Report
 
 BY_HEAD = ("alpha",)
 """Quantities that are drawn for each head, as in the paper's figure 3; others as means over a layer's heads."""

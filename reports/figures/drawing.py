@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports.layout import plain
+from reports.text import plain
 from suite.look import BLACK, COLOURS, COLUMN, STYLE
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reports.figures.drawing import SMALL, Drawn, handle, look, named
 from reports.figures.rows import row_label
 from reports.figures.sites import Layers, Place, Recorded, by_place
-from reports.layout import plain
+from reports.text import plain
 from suite.look import COLUMN, STYLE, style
 
 if TYPE_CHECKING:

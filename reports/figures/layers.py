@@ -8,7 +8,7 @@ from statistics import fmean
 from reports.figures.drawing import Drawn, finish, handle, legend_below, look, named, panels, wrapped
 from reports.figures.rows import row_label
 from reports.figures.sites import Heads, Place, Recorded, by_place
-from reports.layout import plain
+from reports.text import plain
 from suite.look import style
 
 UNITS = {"span": "span (tokens)"}

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow
-import pyarrow.parquet
 
 from reports.examples import Example, read_examples
 from reports.figures.rows import trained
-from reports.tables import Report, Row
+from reports.predictions import predictions_file, read_predictions
+from reports.report import Report, Row
 from suite.errors import UserError
-from suite.records import RecordError
 
 KEYS = ("entmax-9-5-5", "span-9-5-5", "layerdrop-10-6-6")
 """The rows of the paper's figure 4, in its order."""
@@ -86,7 +85,7 @@ def _rows(report: Report) -> list[Row]:
 def _folder(row: Row) -> Path | None:
     """Of its first finished cell that has predictions."""
     finished = (cell.folder for cell in row.cells if cell.result is not None)
-    return next((folder for folder in finished if (folder / "predictions.parquet").exists()), None)
+    return next((folder for folder in finished if predictions_file(folder).exists()), None)
 
 
 def _default(cells: Sequence[_Answers]) -> str:
@@ -111,7 +110,6 @@ class _Answers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.path = folder / "predictions.parquet"
 
     @functools.cached_property
     def examples(self) -> dict[str, Example]:
@@ -140,10 +138,6 @@ class _Answers:
         return Answered(row, tuple(answers), tuple(confidences), tuple(scores), seed)
 
     def _read(self, columns: list[str]) -> pyarrow.Table:
-        try:
-            return pyarrow.parquet.read_table(self.path, columns=columns)
-        except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise RecordError(
-                f"{self.path} cannot be read ({reason}). Delete that cell's folder and run again."
-            ) from None
+        table = read_predictions(self.folder, columns)
+        assert table is not None  # ``_folder`` gives none but those that have predictions.
+        return table

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.figures.drawing import Look, look, wrapped
-from reports.tables import Report, Row
+from reports.report import Report, Row
 from suite.records import CellFolder
 
 FURTHER = 12

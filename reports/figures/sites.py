@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.layout import plain
-from reports.tables import CellRecord, Row
+from reports.cells import CellRecord
+from reports.report import Row
+from reports.text import plain
 from suite.records import read_lines
 
 Heads = dict[int, list[float]]

@@ -6,8 +6,8 @@ from reports.by_type import KINDS, ByType, Kind
 from reports.figures.bands import band_height, draw_bands, entries
 from reports.figures.drawing import Drawn, finish, legend_below, named, wrapped
 from reports.figures.rows import choose
-from reports.layout import plain
-from reports.tables import Report
+from reports.report import Report
+from reports.text import plain
 from suite.look import COLUMN, style
 
 MOST = 8

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from reports.cells import CellRecord, read_cells
 from reports.page import index
 from reports.page.cells import cell_data, sites
 from reports.page.charts import row_curves, row_data
 from reports.page.data import script
 from reports.page.example_data import Examples
 from reports.page.figures import Captioned, shown
-from reports.tables import CellRecord, Report, read_cells
+from reports.report import Report
 from suite.records import StudyFolder, write_bytes, write_text
 
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePath
 from statistics import fmean
 from typing import Any
 
+from reports.cells import CellRecord
 from reports.page.data import number, thinned
-from reports.page.markup import clean
-from reports.tables import CellRecord
+from reports.text import clean
 from suite.records import CellFolder, read_lines
 
 POINTS = 200

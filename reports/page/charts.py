@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from reports.layout import plain
 from reports.page.cells import POINTS
 from reports.page.data import number, thinned
-from reports.tables import Report, Row
+from reports.report import Report, Row
+from reports.text import plain
 from suite.records import read_lines
 
 SEEDS = 10

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from reports.cells import CellRecord
 from reports.examples import Example, read_attention, read_examples
-from reports.layout import plain
 from reports.page.data import number
-from reports.page.markup import clean
-from reports.tables import CellRecord, Report, Row
+from reports.report import Report, Row
+from reports.text import clean, plain
 from suite.records import RecordError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")

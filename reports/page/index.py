@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.layout import lay_out, plain
+from reports.cells import CellRecord
+from reports.layout import lay_out
 from reports.page import results
 from reports.page.example_data import Examples
 from reports.page.markup import Markup, element, joined
-from reports.tables import CellRecord, Report
+from reports.report import Report
+from reports.text import plain
 
 BASE = ("base.js", "tables.js", "charts.js")
 INDEX = ("curves.js", "overview.js", "attention.js", "examples.js")

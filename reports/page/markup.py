@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-import re
-import unicodedata
+
+from reports.text import clean
 
 VOID = ("meta", "link", "img")
 
@@ -36,15 +36,3 @@ def joined(*children: str) -> Markup:
 
 def escaped(text: str) -> str:
     return html.escape(clean(text), quote=True)
-
-
-def clean(text: str) -> str:
-    """``text`` without control and formatting characters (terminal escapes, bidirectional overrides, half
-    surrogates); spaces and line ends stay."""
-    if text.isprintable():
-        return text
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    return "".join(
-        character if character in "\n\t" or not unicodedata.category(character).startswith("C") else " "
-        for character in text
-    )

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from urllib.parse import quote
 
-from reports.checks import Finding
-from reports.claims import Claim
+from reports.cells import CellRecord
 from reports.cost_tables import cost_remarks, cost_tables
-from reports.layout import ABSENT, COMPARISONS, TYPES, Column, Layout, TextTable, plain
+from reports.layout import COMPARISONS, TYPES, Layout
 from reports.page.markup import Markup, element, joined
-from reports.tables import CellRecord, Comparison, Report, Row
+from reports.report import Claim, Comparison, Finding, Report, Row
+from reports.text import ABSENT, Column, TextTable, plain
 from reports.trust import CLAIMS, FINDINGS
 from suite.records import depth_text
 

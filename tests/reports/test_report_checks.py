@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.checks import Finding, checks
+from reports.checks import checks
 from reports.layout import lay_out
+from reports.report import Finding
 from reports.tables import build_report
 from suite.records import CellFolder, RecordError
 

@@ -15,9 +15,12 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from reports.claim_sites import falls, rises
-from reports.claims import Claim, claims
+from reports.claims import claims
+from reports.formats.latex import escape_latex, latex
+from reports.formats.markdown import escape_markdown, markdown
+from reports.formats.terminal import terminal
 from reports.layout import lay_out
-from reports.render import escape_latex, escape_markdown, latex, markdown, terminal
+from reports.report import Claim
 from reports.tables import build_report
 from suite.records import CellFolder
 

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from reports.layout import COMPARISONS, TextTable, lay_out
-from reports.render import comma_separated, escape_latex, latex, markdown, terminal
-from reports.tables import Report, build_report
+from reports.formats.comma_separated import comma_separated
+from reports.formats.latex import escape_latex, latex
+from reports.formats.markdown import markdown
+from reports.formats.terminal import terminal
+from reports.layout import COMPARISONS, lay_out
+from reports.report import Report
+from reports.tables import build_report
+from reports.text import TextTable
 from suite.records import read_json, write_json
 
 SOFTMAX = (92.123456, 93.654321)

@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 
 from reports.costs import Costs, read_costs
-from reports.layout import TextTable, lay_out
-from reports.render import comma_separated, latex, markdown, terminal
-from reports.tables import Report, Row, build_report
+from reports.formats.comma_separated import comma_separated
+from reports.formats.latex import latex
+from reports.formats.markdown import markdown
+from reports.formats.terminal import terminal
+from reports.layout import lay_out
+from reports.report import Report, Row
+from reports.tables import build_report
+from reports.text import TextTable
 from suite.records import CellFolder, RecordError
 
 SOFTMAX, SPAN = "softmax, 9-5-5", "adaptive attention span, 9-5-5"

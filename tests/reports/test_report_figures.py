@@ -23,7 +23,8 @@ from reports.figures.draw import OWN
 from reports.figures.drawing import DASHES, LINES, MARKERS, look, wrapped
 from reports.figures.rows import FURTHER, choose
 from reports.figures.write import FORMATS, encode
-from reports.tables import Report, Row, build_report
+from reports.report import Report, Row
+from reports.tables import build_report
 from suite.look import style
 from suite.records import StudyFolder
 

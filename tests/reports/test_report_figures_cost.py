@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from reports.costs import Cost
 from reports.figures.cost import Panel, Point, cost, cost_panels
 from reports.figures.types import MOST, by_type, most_asked
-from reports.tables import Report, build_report
+from reports.report import Report
+from reports.tables import build_report
 
 numbers = st.integers(0, 6).map(float)
 

@@ -19,7 +19,7 @@ import pytest
 
 from reports.build import build
 from reports.checks import checks
-from reports.render import terminal
+from reports.formats.terminal import terminal
 from reports.tables import build_report
 from suite.records import CellFolder
 

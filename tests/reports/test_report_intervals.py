@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from reports.formats.comma_separated import comma_separated
+from reports.formats.latex import latex
+from reports.formats.markdown import markdown
+from reports.formats.terminal import terminal
 from reports.layout import lay_out
-from reports.render import comma_separated, latex, markdown, terminal
+from reports.report import Report, Row
 from reports.statistics import Estimate
-from reports.tables import Report, Row, build_report
+from reports.tables import build_report
 from suite.records import read_json, write_json
 from tests.reports.scored import add_seed, write_all
 

@@ -16,9 +16,14 @@ import pandas as pd
 import pytest
 
 from reports.build import build
-from reports.layout import TYPES, TextTable, lay_out
-from reports.render import comma_separated, escape_latex, latex, markdown, terminal, types_comma_separated
-from reports.tables import Report, Row, build_report
+from reports.formats.comma_separated import comma_separated, types_comma_separated
+from reports.formats.latex import escape_latex, latex
+from reports.formats.markdown import markdown
+from reports.formats.terminal import terminal
+from reports.layout import TYPES, lay_out
+from reports.report import Report, Row
+from reports.tables import build_report
+from reports.text import TextTable
 from suite.records import CellFolder, RecordError, StudyFolder, read_json, write_json
 
 SHA = "0123456789abcdef" * 4

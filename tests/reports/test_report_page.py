@@ -17,16 +17,16 @@ import page_records
 import pytest
 from page_records import IMAGE, QUESTIONS, SCRIPT
 
-from reports.checks import Finding
-from reports.claims import Claim
 from reports.costs import Cost
 from reports.page import write_page
 from reports.page.cells import POINTS, curves, log_end
 from reports.page.charts import row_curves
 from reports.page.data import script, thinned
 from reports.page.example_data import quantised
-from reports.statistics import Estimate, Verdict
-from reports.tables import Report, build_report
+from reports.report import Claim, Finding, Report
+from reports.statistics import Estimate
+from reports.tables import build_report
+from reports.verdicts import Verdict
 from suite.records import StudyFolder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from reports.layout import lay_out, plain
-from reports.render import (
-    CSV_COLUMNS,
-    comma_separated,
-    escape_latex,
-    escape_markdown,
-    latex,
-    markdown,
-    terminal,
-)
-from reports.tables import Report, build_report
+from reports.formats.comma_separated import COLUMNS, comma_separated
+from reports.formats.latex import escape_latex, latex
+from reports.formats.markdown import escape_markdown, markdown
+from reports.formats.terminal import terminal
+from reports.layout import lay_out
+from reports.report import Report
+from reports.tables import build_report
+from reports.text import plain
 from suite.records import StudyFolder
 
 HOSTILE = "a|b *c* _d_ `e` <f> [g](h) #i $j$ ~k~ ^l & 100% {m} \\n ! \"o\" 'p'"
@@ -66,7 +63,7 @@ def test_csv_holds_the_records_unrounded(report: Report, study_folder: Path) -> 
 def test_csv_has_one_line_per_table_row_and_floor(report: Report) -> None:
     lines = read_csv(report)
     assert len(lines) == 9 + 3 + 2 + 2
-    assert all(None not in line and set(line) == set(CSV_COLUMNS) and line["state"] for line in lines)
+    assert all(None not in line and set(line) == set(COLUMNS) and line["state"] for line in lines)
     assert float(lines[5]["published_test_dev"]) == 72.42
     assert lines[2]["published_test_std"] == ""
 

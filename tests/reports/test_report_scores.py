@@ -13,9 +13,10 @@ import numpy
 import pytest
 
 from reports.published import Published, load_paper
+from reports.report import Report, Row
 from reports.scores import ScoreReader, check_paired, difference, level
 from reports.statistics import Estimate, estimates
-from reports.tables import Report, Row, build_report
+from reports.tables import build_report
 from reports.verdicts import verdict
 from suite.records import CellFolder, RecordError, read_json, write_json
 from tests.reports.scored import IDS, IMAGES, QUESTIONS, draw, write_all, write_scores

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from reports.published import load_paper
-from reports.tables import Report, Row, build_report
+from reports.report import Report, Row
+from reports.tables import build_report
 from suite.records import RecordError, StudyFolder, read_json, write_json
 
 MakeStudy = Callable[..., Path]

@@ -1,0 +1,68 @@
+"""Text of a report before any format: tables of strings, clean of characters that a terminal or page obeys."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+ABSENT = "-"
+"""Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
+
+
+@dataclass(frozen=True)
+class Column:
+    side: str
+    """``paper`` (published), ``ours`` (measured) or empty: no reader may take one for the other. By type, which is
+    ours alone, ``answer`` or ``question``."""
+    title: str
+
+
+@dataclass(frozen=True)
+class Note:
+    mark: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TextTable:
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[Note, ...]
+    """The notes that its rows refer to, in the order of their marks."""
+    breaks: tuple[int, ...] = ()
+    """Columns before which a narrow page may begin a new part of the table."""
+
+    def parts(self, width: int, widths: Callable[[Sequence[int]], Sequence[int]]) -> list[list[int]]:
+        """The columns of each part, the labels' among them: as many sections as fit in ``width``, at least one.
+
+        ``widths`` says what each of some columns needs.
+        """
+        parts: list[list[int]] = []
+        for first, end in itertools.pairwise([1, *self.breaks, len(self.columns)]):
+            section = range(first, end)
+            if parts and sum(widths([*parts[-1], *section])) <= width:
+                parts[-1] += section
+            else:
+                parts.append([0, *section])
+        return parts
+
+
+def plain(text: str) -> str:
+    """``clean`` as one line, without spaces that show nothing."""
+    return " ".join(clean(text).split())
+
+
+def clean(text: str) -> str:
+    """``text`` without control and formatting characters (terminal escapes, bidirectional overrides, half
+    surrogates); spaces and line ends stay."""
+    if text.isprintable():
+        return text
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return "".join(
+        character if character in "\n\t" or not unicodedata.category(character).startswith("C") else " "
+        for character in text
+    )
