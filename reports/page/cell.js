@@ -4,6 +4,7 @@
 (() => {
   const { node } = page;
   const LONG = 120;
+  const WORD = 20;
   const main = document.getElementById("cell");
 
   async function show() {
@@ -53,7 +54,7 @@
 
   function table({ title, columns, rows }) {
     const head = node("thead", {}, node("tr", {}, columns.map((name) => node("th", { scope: "col" }, name))));
-    const body = node("tbody", {}, rows.map((row) => node("tr", {}, row.map((value, place) => (place ? node("td", { class: value.length > LONG ? "long" : null }, folding(value)) : node("th", { scope: "row" }, value))))));
+    const body = node("tbody", {}, rows.map((row) => node("tr", {}, row.map((value, place) => (place ? node("td", { class: value.length > WORD ? "long" : null }, folding(value)) : node("th", { scope: "row" }, value))))));
     return node("div", { class: "box", tabindex: 0, role: "region", "aria-label": title }, node("table", { class: "data" }, head, body));
   }
 
