@@ -133,3 +133,13 @@ def cost_of(cell: str, device: str, step: float, batch: int = 64, energy: float 
 
 def estimate_of(value: float, half: float) -> Estimate:
     return Estimate(value, value - half, value + half, half / 2, 20.0, seeds=1, images=100)
+
+
+def with_high_accuracies(report: Report, half: float = 0.1) -> Report:
+    """The report with every row that was measured between 99.7 and 100 %, where easy questions leave them."""
+    changed = {}
+    for number, row in enumerate(row for row in report.rows if row.measured):
+        accuracy = 99.99 - 0.27 * number / 10
+        measured = dataclasses.replace(row.measured, accuracy=accuracy, accuracies=(accuracy,))
+        changed[row.key] = dataclasses.replace(row, measured=measured, estimate=estimate_of(accuracy, half))
+    return with_rows(report, changed)

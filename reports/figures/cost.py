@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from reports.costs import Cost
 from reports.figures.drawing import Drawn, Look, finish, handle, legend_below, look, named, panels, wrapped
-from reports.figures.rows import FURTHER, row_label
+from reports.figures.rows import FURTHER, drawn_interval, row_label
 from reports.report import Report, Row
 from reports.text import plain
 from suite.look import DARK, PALE, STYLE, style
@@ -157,12 +157,12 @@ def _draw(axes: Axes, panel: Panel, looks: dict[str, Look], sizes: dict[str, flo
         gid="front",
     )
     for point in sorted(panel.points, key=lambda one: one.row.key in looks):
-        how, estimate = looks.get(point.row.key), point.row.estimate
+        how, interval = looks.get(point.row.key), drawn_interval(point.row)
         if how is None:
             axes.plot(point.cost, point.accuracy, ".", color=PALE, markersize=3)
             continue
-        if estimate:
-            axes.plot([point.cost] * 2, [estimate.low, estimate.high], color=how.colour, linewidth=0.6)
+        if interval:
+            axes.plot([point.cost] * 2, interval, color=how.colour, linewidth=0.6)
         axes.plot(
             point.cost,
             point.accuracy,

@@ -64,6 +64,12 @@ def state_text(row: Row) -> str:
     return state + (" (stale)" if row.stale else "")
 
 
+def drawn_interval(row: Row) -> tuple[float, float] | None:
+    """The 95 % interval of a row's test accuracy, per cent, without what lies below 0 or above 100, where no
+    accuracy is."""
+    return (max(row.estimate.low, 0.0), min(row.estimate.high, 100.0)) if row.estimate else None
+
+
 def metrics(row: Row) -> list[pd.DataFrame]:
     """The evaluations of each cell of a row that has any."""
     tables = (CellFolder(cell.folder).metrics() for cell in row.cells)

@@ -45,7 +45,7 @@
   // Queries down, keys across. `names` has words and boxes; `choose(q)` is called for the row that was clicked.
   page.map = (site, head, names, chosen, choose) => {
     const { node, svg } = page;
-    const size = Math.max(12, Math.min(26, Math.floor(460 / Math.max(site.rows, site.columns, 1))));
+    const size = Math.max(12, Math.min(36, Math.floor(460 / Math.max(site.rows, site.columns, 1))));
     const label = (kind) => (kind === "words" ? Math.min(110, 12 + 6.6 * Math.max(...names.words.map((word) => word.length), 1)) : 26);
     const [left, top] = [label(site.queries), label(site.keys)];
     const [width, height] = [left + size * site.columns + 2, top + size * site.rows + 2];
@@ -72,7 +72,7 @@
       }
     }
     root.append(cells, svg("rect", { class: "row", x: left - 1, y: top + size * chosen - 1, width: size * site.columns + 1, height: size + 1 }));
-    const read = node("p", { class: "quiet reading" }, "Point at a square for its weight; click to choose its query.");
+    const read = node("p", { class: "quiet reading" }, "Point at a square for its weight; choose it for its query.");
     const square = (event) => event.target.dataset.q !== undefined && [Number(event.target.dataset.q), Number(event.target.dataset.k)];
     root.addEventListener("pointermove", (event) => {
       const at = square(event);

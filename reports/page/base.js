@@ -57,10 +57,29 @@ const page = (() => {
     return value.toLocaleString("en", { maximumSignificantDigits: digits });
   }
 
+  // What is drawn later pushes the place that the address names away: it is kept in view until the reader moves.
+  function keepPlace() {
+    const [navigation] = performance.getEntriesByType("navigation");
+    if (!location.hash || navigation?.type === "back_forward") return;
+    let target = null;
+    try {
+      target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    } catch {
+      // What is no encoding names no place either.
+    }
+    if (!target) return;
+    const observer = new ResizeObserver(() => target.scrollIntoView({ behavior: "instant" }));
+    observer.observe(document.body);
+    for (const moved of ["wheel", "touchstart", "pointerdown", "keydown", "hashchange"]) {
+      window.addEventListener(moved, () => observer.disconnect(), { once: true, passive: true });
+    }
+  }
+
   return {
     arrived,
     load,
     number,
+    keepPlace,
     node: (name, attributes, ...children) => fill(document.createElement(name), attributes, children),
     svg: (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children),
     // A control below its label.

@@ -3,6 +3,8 @@
 
 (() => {
   const { node } = page;
+  const LONG = 120;
+  const WORD = 20;
   const main = document.getElementById("cell");
 
   async function show() {
@@ -52,8 +54,13 @@
 
   function table({ title, columns, rows }) {
     const head = node("thead", {}, node("tr", {}, columns.map((name) => node("th", { scope: "col" }, name))));
-    const body = node("tbody", {}, rows.map((row) => node("tr", {}, row.map((value, place) => (place ? node("td", {}, value) : node("th", { scope: "row" }, value))))));
+    const body = node("tbody", {}, rows.map((row) => node("tr", {}, row.map((value, place) => (place ? node("td", { class: value.length > WORD ? "long" : null }, folding(value)) : node("th", { scope: "row" }, value))))));
     return node("div", { class: "box", tabindex: 0, role: "region", "aria-label": title }, node("table", { class: "data" }, head, body));
+  }
+
+  // A list of many names would push everything else aside.
+  function folding(value) {
+    return value.length > LONG ? node("details", {}, node("summary", {}, `${value.slice(0, LONG / 2)}…`), value) : value;
   }
 
   // The address already names the cell, and has no room for a place in the page.

@@ -6,7 +6,10 @@
   const RIGHT = 14;
   const TOP = 10;
   const BOTTOM = 40;
-  const DASHES = ["", "6 3", "2 2.5", "8 3 2 3"];
+  const NARROW = 460;
+  const GAP = 16;
+  // Five, as there are seven colours: lines of like colours differ in their dashes.
+  const DASHES = ["", "6 3", "2 2.5", "8 3 2 3", "12 3"];
 
   function steps(low, high, count) {
     const span = high - low || 1;
@@ -31,9 +34,9 @@
     return [given.low ?? low - margin, given.high ?? high + margin];
   }
 
-  // `describe(width)` gives {label, height, x, y, series, rules?, words?}. An axis is {label, low?, high?, names?}: names are
-  // the places of a list. A series is {name, colour, dash?, points: [[x, y, text?]], line?, dots?, ticks?, faint?,
-  // open?, shade?: from 0 to 1 in place of a colour, spans?: [[x, low, high]], bars?: [[y, low, high]]}; rules are
+  // `describe(width)` gives {label, height, x, y, series, rules?, words?}. An axis is {label, low?, high?, names?, parts?}: names are
+  // the places of a list; parts are [[low, high, share of the width], ...] where the axis across is broken. A series is {name, colour, dash?, points: [[x, y, text?]], line?, dots?, ticks?, faint?,
+  // open?, text?: beside its points, shade?: from 0 to 1 in place of a colour, spans?: [[x, low, high]], bars?: [[y, low, high]]}; rules are
   // [x, text], and words [y, text] stand where a line has no value.
   page.chart = (place, describe) => {
     const tip = page.node("div", { class: "tip", hidden: true });
@@ -62,27 +65,27 @@
     const { node, svg } = page;
     const height = chart.height;
     const points = chart.series.flatMap((series) => series.points);
-    const left = chart.y.names ? Math.min(250, width * 0.42) : 52;
+    // On a phone names stand above their rows.
+    const above = chart.y.names && width < NARROW;
+    const left = above ? 14 : chart.y.names ? Math.min(250, width * 0.42) : 52;
     const xs = [...points.map((point) => point[0]), ...(chart.rules || []).map((rule) => rule[0]), ...chart.series.flatMap((one) => (one.bars || []).flatMap((bar) => bar.slice(1)))];
     const ys = [...points.map((point) => point[1]), ...chart.series.flatMap((one) => (one.spans || []).flatMap((span) => span.slice(1)))];
     const [x0, x1] = range(xs, chart.x, 0.04);
     const [y0, y1] = chart.y.names ? [chart.y.names.length - 0.5, -0.5] : range(ys, chart.y, 0.06);
-    const across = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - RIGHT);
+    const parts = placed(chart.x.parts || [[x0, x1, 1]], left, width - RIGHT);
+    const across = (value) => {
+      const part = parts.find((one) => value <= one.high) || parts[parts.length - 1];
+      return part.start + ((value - part.low) / (part.high - part.low)) * part.width;
+    };
     const down = (value) => height - BOTTOM - ((value - y0) / (y1 - y0)) * (height - BOTTOM - TOP);
     const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "group", "aria-label": `${chart.label}. Arrow keys move from value to value.` });
 
-    for (const [value, text] of steps(x0, x1, Math.max(2, Math.min(8, (width - left) / 65)))) {
+    for (const [value, text] of parts.flatMap((part) => steps(part.low, part.high, Math.max(2, Math.min(8, part.width / 65))))) {
       const at = across(value);
       root.append(svg("line", { class: "grid", x1: at, x2: at, y1: TOP, y2: height - BOTTOM }));
       root.append(svg("text", { x: at, y: height - BOTTOM + 15, "text-anchor": "middle" }, text));
     }
-    if (chart.y.names) {
-      const room = Math.floor((left - 12) / 6.2);
-      chart.y.names.forEach((name, index) => {
-        const text = name.length > room ? `${name.slice(0, room - 1)}…` : name;
-        root.append(svg("text", { x: left - 10, y: down(index) + 4, "text-anchor": "end" }, svg("title", {}, name), text));
-      });
-    } else {
+    if (!chart.y.names) {
       for (const [value, text] of steps(y0, y1, 5)) {
         root.append(svg("line", { class: "grid", x1: left, x2: width - RIGHT, y1: down(value), y2: down(value) }));
         root.append(svg("text", { x: left - 8, y: down(value) + 4, "text-anchor": "end" }, text));
@@ -90,8 +93,21 @@
       root.append(svg("text", { class: "axis", transform: `translate(12 ${(height - BOTTOM + TOP) / 2}) rotate(-90)`, "text-anchor": "middle" }, chart.y.label));
     }
     root.append(svg("text", { class: "axis", x: (left + width - RIGHT) / 2, y: height - 6, "text-anchor": "middle" }, chart.x.label));
+    for (const part of parts.slice(1)) {
+      const at = part.start - GAP / 2;
+      const strokes = [-3, 3].map((shift) => `M${at + shift - 3} ${height - BOTTOM + 6}l6 -12`).join("");
+      root.append(svg("path", { class: "break", d: strokes }));
+    }
     for (const [value, text] of chart.rules || []) {
       root.append(svg("line", { class: "rule", x1: across(value), x2: across(value), y1: TOP, y2: height - BOTTOM }, svg("title", {}, text)));
+    }
+    if (chart.y.names) {
+      const room = Math.floor((above ? width - 40 : left - 12) / 6.2);
+      const where = above ? { x: 0, dy: -13 } : { x: left - 10, dy: 4, "text-anchor": "end" };
+      chart.y.names.forEach((name, index) => {
+        const text = name.length > room ? `${name.slice(0, room - 1)}…` : name;
+        root.append(svg("text", { ...where, class: "name", y: down(index) }, svg("title", {}, name), text));
+      });
     }
     for (const [y, text] of chart.words || []) {
       root.append(svg("text", { class: "words", x: (left + width - RIGHT) / 2, y: down(y) + 4, "text-anchor": "middle" }, text));
@@ -159,6 +175,18 @@
     return root;
   }
 
+  // The parts of an axis with where they begin and how wide they are, pixels.
+  function placed(parts, left, right) {
+    const room = right - left - GAP * (parts.length - 1);
+    let start = left - GAP;
+    let width = 0;
+    return parts.map(([low, high, share]) => {
+      start += width + GAP;
+      width = room * share;
+      return { low, high, start, width };
+    });
+  }
+
   function coloured({ colour, shade }, group) {
     group.classList.add("series");
     if (shade === undefined) group.classList.add(`colour-${colour % 7}`);
@@ -186,6 +214,7 @@
       if (series.dots || (series.line && series.points.length === 1)) {
         group.append(svg("circle", { class: series.open ? "dot open" : "dot", r: 4.5, cx: across(x), cy: down(y) }));
       }
+      if (series.text) group.append(svg("text", { class: "value", x: across(x), y: down(y) - 8, "text-anchor": "middle" }, series.text));
     }
     return group;
   }

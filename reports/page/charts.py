@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from reports.figures.breaks import broken
+from reports.figures.rows import drawn_interval, trained
 from reports.page.cells import POINTS
 from reports.page.data import number, thinned
 from reports.report import Report, Row
@@ -18,14 +20,16 @@ CURVES = ("accuracy", "loss", "train_loss")
 
 
 def row_data(report: Report, learned: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Rows, floors and the threshold of having looked; accuracies in per cent.
+    """Rows, floors, the parts of their axis where it is broken, and the threshold of having looked; per cent.
 
     ``learned`` has per cell the columns of its attention sites.
     """
     prior = [] if report.question_prior is None else [["question prior", number(report.question_prior)]]
     floors = [[plain(row.label), number(row.measured.accuracy)] for row in report.floors if row.measured]
+    parts = broken(trained(report), [value for _, value in prior + floors]) or ()
     return {
         "dataset": plain(report.dataset),
+        "parts": [[number(part.low), number(part.high), part.share] for part in parts] or None,
         "rows": [_row(row, learned) for row in report.rows],
         "floors": prior + floors,
         "looked": report.looked,
@@ -33,7 +37,7 @@ def row_data(report: Report, learned: Mapping[str, Sequence[str]]) -> dict[str, 
 
 
 def _row(row: Row, learned: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    measured, estimate = row.measured, row.estimate
+    measured, interval = row.measured, drawn_interval(row)
     finished = [cell for cell in row.cells if cell.result is not None]
     return {
         "label": plain(row.label),
@@ -45,7 +49,7 @@ def _row(row: Row, learned: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         "cells": [cell.id for cell in row.cells],
         "seeds": [[cell.id, number(cell.accuracy)] for cell in finished],
         "accuracy": number(measured.accuracy) if measured else None,
-        "interval": [number(estimate.low), number(estimate.high)] if estimate else None,
+        "interval": list(map(number, interval)) if interval else None,
         "macs": number(measured.macs_reference) if measured else None,
         "learned": next((learned[cell.id] for cell in row.cells if learned[cell.id]), []),
         "learner": next((cell.id for cell in row.cells if learned[cell.id]), None),

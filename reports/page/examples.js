@@ -5,6 +5,9 @@
   const place = document.getElementById("browser");
   if (!place) return;
   const { node, svg } = page;
+  const SMALL = 200;
+  const FEW = 9;
+  const MOST = 4;
   const study = await page.load("study");
   const { questions, answering } = study;
   const at = { example: 0, row: 0, site: null, head: -1, query: null };
@@ -211,7 +214,7 @@
     if (!one) return keys.replaceChildren();
     const label = (kind, index) => (kind === "words" ? `“${names().words[index]}”` : `box ${index + 1}`);
     const ranked = Array.from({ length: one.columns }, (_, k) => [k, one.at(at.head, at.query, k)]).filter(([, weight]) => weight > 0).sort((a, b) => b[1] - a[1]);
-    const best = ranked.slice(0, 4).map(([k, weight]) => `${label(one.keys, k)} (${weight.toFixed(2)})`);
+    const best = ranked.filter(([, weight]) => weight >= 0.005).slice(0, MOST).map(([k, weight]) => `${label(one.keys, k)} (${weight.toFixed(2)})`);
     keys.replaceChildren(`${label(one.queries, at.query)} attends to ${ranked.length} of ${one.columns} ${one.keys}${best.length ? `, most to ${best.join(", ")}` : ""}.`);
   }
 
@@ -234,10 +237,21 @@
     return node("div", { class: "strip", role: "group", "aria-label": `${title}${asks ? ": choose a query" : ""}` }, node("span", { class: "kind" }, title), chips);
   }
 
+  // The boxes whose numbers stand in the picture: all if they are few, else the query and the four with most weight.
+  function numbered(share, asks) {
+    const all = example.boxes.map((_, index) => index);
+    if (all.length <= FEW) return all;
+    const weight = (index) => share(index)?.[0] || 0;
+    const most = all.filter(weight).sort((one, other) => weight(other) - weight(one)).slice(0, MOST);
+    return asks ? [...new Set([at.query, ...most])] : most;
+  }
+
   function drawPicture(share) {
     const [width, height] = [example.width || 1, example.height || 1];
     const layer = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Picture ${example.image} with ${example.boxes.length} boxes` });
-    if (example.picture) layer.append(svg("image", { href: `page/pictures/${example.picture}`, width, height }));
+    layer.style.setProperty("--ratio", (width / height).toFixed(4));
+    // Enlarged many times a picture is shown as the pixels that it is.
+    if (example.picture) layer.append(svg("image", { class: width < SMALL ? "small" : "", href: `page/pictures/${example.picture}`, width, height }));
     else layer.append(svg("rect", { class: "empty", width, height }));
     const asks = site()?.queries === "boxes";
     const one = (index) => {
@@ -255,10 +269,16 @@
       if (asks) rect.addEventListener("click", () => chooseQuery(index));
       return rect;
     };
+    const label = (index) => {
+      const [x0, y0] = example.boxes[index];
+      const made = svg("text", { x: x0 * width + 0.012 * width, y: y0 * height + 0.05 * width, "aria-hidden": "true" }, `${index + 1}`);
+      made.style.fontSize = `${0.045 * width}px`;
+      return made;
+    };
     // Small boxes on top, where a pointer reaches them.
     const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
     const order = example.boxes.map((_, index) => index).sort((a, b) => area(example.boxes[b]) - area(example.boxes[a]));
-    layer.append(...order.map(one));
+    layer.append(...order.map(one), ...numbered(share, asks).map(label));
     picture.replaceChildren(layer, ...(example.picture ? [] : [node("p", { class: "quiet" }, "The picture was not kept: its boxes alone.")]));
   }
 

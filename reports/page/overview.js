@@ -2,6 +2,7 @@
 "use strict";
 
 (async () => {
+  page.keepPlace();
   const place = document.getElementById("charts");
   if (!place) return;
   const study = await page.load("study");
@@ -15,10 +16,10 @@
     const rows = study.rows.filter((row) => row.trained);
     const box = page.node("div", { class: "tall" });
     const floors = study.floors.map(([name, value]) => `${name} ${value.toFixed(2)} %`).join(", ");
-    page.chart(box, () => ({
+    page.chart(box, (width) => ({
       label: "Test accuracy of each row",
-      height: 60 + 30 * rows.length,
-      x: { label: "test accuracy (%)" },
+      height: 60 + (width < 460 ? 46 : 34) * rows.length,
+      x: { label: "test accuracy (%)", parts: study.parts },
       y: { names: rows.map((row) => row.short) },
       words: rows.flatMap((row, index) => (row.accuracy === null ? [[index, row.state]] : [])),
       rules: study.floors.map(([name, value]) => [value, `floor: ${name}, ${value.toFixed(2)} %`]),
@@ -28,11 +29,11 @@
         const mean = [`test accuracy: ${row.accuracy.toFixed(2)} %`, ...interval(row), ...seeds(row), ...state(row)];
         return [
           { name: row.short, colour, faint: true, ticks: true, points: row.seeds.length > 1 ? row.seeds.map(([, value]) => [value, index]) : [] },
-          { name: row.short, colour, dots: true, open: row.stale, points: [[row.accuracy, index, mean]], bars: row.interval ? [[index, ...row.interval]] : [] },
+          { name: row.short, colour, dots: true, open: row.stale, text: row.accuracy.toFixed(2), points: [[row.accuracy, index, mean]], bars: row.interval ? [[index, ...row.interval]] : [] },
         ];
       }),
     }));
-    return page.figure("Test accuracy", `Dots are means over seeds, upright ticks are seeds, bars 95 % intervals where predictions allow them; open dots are stale.${floors ? ` Dashed, the floors: ${floors}.` : ""}`, box);
+    return page.figure("Test accuracy", `Dots are means over seeds, upright ticks are seeds, bars 95 % intervals where predictions allow them; open dots are stale.${study.parts ? " Two strokes mark where the axis leaves out what holds nothing." : ""}${floors ? ` Dashed, the floors: ${floors}.` : ""}`, box);
   }
 
   function against() {

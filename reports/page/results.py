@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from urllib.parse import quote
 
 from reports.cells import CellRecord
 from reports.cost_tables import cost_remarks, cost_tables
-from reports.layout import COMPARISONS, TYPES, Layout
+from reports.layout import COMPARISONS, DAGGER, TYPES, Layout
 from reports.page.markup import Markup, element, joined
 from reports.report import Claim, Comparison, Finding, Report, Row
-from reports.text import ABSENT, Column, TextTable, plain
+from reports.text import ABSENT, Column, Note, TextTable, plain
 from reports.trust import CLAIMS, FINDINGS
 from suite.records import depth_text
 
@@ -32,23 +33,33 @@ class Line:
 
 
 def tables(report: Report, layout: Layout) -> Markup:
-    """The tables of accuracies with what must be known of them; claims, findings and costs have their sections."""
+    """The tables of accuracies with what must be known of them; claims, findings and costs have their sections.
+
+    Notes on what is published are folded, once for all tables.
+    """
     elsewhere = {CLAIMS, FINDINGS, *(table.title for table in cost_tables(report))}
+    # What bears a dagger nobody may miss.
+    published = [
+        note
+        for note in dict.fromkeys(note for table in layout.tables[: len(report.blocks)] for note in table.notes)
+        if note.mark != DAGGER
+    ]
     parts = [
-        _with_notes(table, sources)
+        _table(table, sources, [note for note in table.notes if note not in published])
         for table, sources in zip(layout.tables, _sources(report, layout.tables), strict=True)
         if table.title not in elsewhere
     ]
+    parts.insert(len(report.blocks), _folded(published))
     of_costs = set(map(plain, cost_remarks(report)))
     remarks = [text for text in (*layout.floors, *layout.remarks) if text not in of_costs]
-    return element("div", *parts, _notes(remarks), class_="filtered")
+    return element("div", *parts, element("h3", "How to read the tables"), _notes(remarks), class_="filtered")
 
 
 def costs(report: Report) -> Markup:
     """One table per device: numbers of two devices are never in one."""
     devices = dict.fromkeys(cost.device for row in report.rows for cost in row.costs)
     parts = [
-        _with_notes(table, [_costed(row, device) for row in report.rows if row.measured])
+        _table(table, [_costed(row, device) for row in report.rows if row.measured], table.notes)
         for device, table in zip(devices, cost_tables(report), strict=True)
     ]
     remarks = _notes([plain(text) for text in cost_remarks(report)])
@@ -61,17 +72,30 @@ def _costed(row: Row, device: str) -> Source:
 
 
 def _notes(texts: Sequence[str]) -> Markup:
-    return element("div", *(element("p", text) for text in texts), class_="notes")
+    return element("div", *(element("p", text) for text in texts), class_="notes many")
+
+
+def _folded(notes: Sequence[Note]) -> Markup:
+    """Nothing where there are none."""
+    if not notes:
+        return Markup()
+    marks = notes[0].mark if len(notes) == 1 else f"{notes[0].mark} to {notes[-1].mark}"
+    summary = element("summary", f"Note{'s' if len(notes) > 1 else ''} {marks} on the published numbers")
+    return element("details", summary, element("div", *map(_note, notes), class_="notes many"), class_="folded")
+
+
+def _note(note: Note) -> Markup:
+    return element("p", element("b", note.mark), " ", note.text)
 
 
 Source = tuple[str, Cells, str]
 """Of a line its state, its cells, and what else is to be said of it."""
 
 
-def _with_notes(table: TextTable, sources: Sequence[Source]) -> Markup:
+def _table(table: TextTable, sources: Sequence[Source], notes: Sequence[Note]) -> Markup:
+    """With ``notes`` right below it."""
     lines = [Line(texts, *source) for texts, source in zip(table.rows, sources, strict=True)]
-    notes = [element("p", element("b", note.mark), " ", note.text) for note in table.notes]
-    below = [element("div", *notes, class_="notes")] if notes else []
+    below = [element("div", *map(_note, notes), class_="notes")] if notes else []
     return joined(data_table(table.title, table.columns, lines), *below)
 
 
@@ -121,7 +145,9 @@ def data_table(title: str, columns: Sequence[Column], lines: Sequence[Line], tit
     ]
     titles = zip(columns, looks, strict=True)
     head.append(
-        element("tr", *(element("th", column.title, scope="col", class_=look.classes()) for column, look in titles))
+        element(
+            "tr", *(element("th", _title(column), scope="col", class_=look.classes()) for column, look in titles)
+        )
     )
     body = [_line(line, looks) for line in lines]
     table = element(
@@ -132,6 +158,11 @@ def data_table(title: str, columns: Sequence[Column], lines: Sequence[Line], tit
         class_="data",
     )
     return element("div", table, class_="box", tabindex=0, role="region", aria_label=title)
+
+
+def _title(column: Column) -> Markup:
+    """Broken at its spaces only: ``test-dev`` is one word."""
+    return joined(column.title) if " " in column.title else element("span", column.title, class_="whole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,12 +208,25 @@ def _from(cells: Cells) -> str:
 
 
 def _about(line: Line) -> Markup:
+    name = _whole(line.texts[0])
     if not line.cells:
-        return joined(line.texts[0])
+        return name
     states = (element("span", _state(cell), class_="quiet") for cell in line.cells)
     links = (element("li", cell_link(cell.id), " ", state) for cell, state in zip(line.cells, states, strict=True))
     said = [element("p", line.said, class_="quiet")] if line.said else []
-    return element("details", element("summary", line.texts[0]), element("ul", *links), *said)
+    return element("details", element("summary", name), element("ul", *links), *said)
+
+
+def _whole(text: str | Markup) -> Markup:
+    """``text`` whose depths (9-5-5) are not broken at their hyphens, with the marks of its notes pale."""
+    if isinstance(text, Markup):
+        return text
+    looks = {"depths": "whole", "marks": "marks"}
+    parts, end = [], 0
+    for found in re.finditer(r"(?P<depths>\d+-\d+-\d+)|(?P<marks>\[[a-z]{1,2}(?:,[a-z]{1,2})*\])", text):
+        parts += [text[end : found.start()], element("span", found[0], class_=looks[str(found.lastgroup)])]
+        end = found.end()
+    return joined(*parts, text[end:])
 
 
 def _state(cell: CellRecord) -> str:
@@ -199,27 +243,46 @@ def cell_link(cell_id: str) -> Markup:
 
 
 def claims(claims: Sequence[Claim]) -> Markup:
-    """Each claim with its verdict, the rule, the numbers and the cells that they are from."""
-    return joined(*(_claim(claim) for claim in claims))
+    """How many hold, then each with its verdict, the numbers, the rule and the cells that the numbers are from."""
+    if not claims:
+        return Markup()
+    counts = Counter(claim.verdict for claim in claims)
+    told = [
+        element(
+            "li", _sign(one), f" {counts[one]} {_counted(one, counts[one])}", class_="verdict", data_verdict=one
+        )
+        for one in SIGNS
+        if one in counts
+    ]
+    return joined(element("ul", *told, class_="verdicts"), *map(_claim, claims))
 
 
 SIGNS = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
 
 
+def _sign(verdict: str) -> Markup:
+    return element("span", SIGNS[verdict], class_="sign", aria_hidden="true")
+
+
+def _counted(verdict: str, count: int) -> str:
+    """``2 hold`` where one ``holds``."""
+    if count == 1:
+        return verdict
+    return {"holds": "hold", "does not hold": "do not hold"}.get(verdict, verdict)
+
+
 def _claim(claim: Claim) -> Markup:
-    facts = [("Rule", claim.rule), ("Evidence", claim.evidence), ("Source", claim.source)]
-    terms = [part for name, text in facts for part in (element("dt", name), element("dd", text))]
+    facts = [("Found", claim.evidence), ("Rule", claim.rule), ("In the paper", claim.source)]
+    terms = [part for name, text in facts for part in (element("dt", name), element("dd", _whole(text)))]
     if claim.cells:
         links = element("ul", *(element("li", cell_link(one)) for one in claim.cells))
         count = f"{len(claim.cells)} cell{'s' if len(claim.cells) > 1 else ''}"
         terms += [element("dt", "From"), element("dd", element("details", element("summary", count), links))]
-    sign = element("span", SIGNS[claim.verdict], class_="sign", aria_hidden="true")
     return element(
         "article",
-        element("p", sign, " ", claim.verdict, class_="verdict"),
-        element("div", element("h3", claim.text), element("dl", *terms)),
+        element("p", _sign(claim.verdict), " ", claim.verdict, class_="verdict", data_verdict=claim.verdict),
+        element("div", element("h3", _whole(claim.text)), element("dl", *terms)),
         class_="claim",
-        data_verdict=claim.verdict,
         id=f"claim-{claim.key}",
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from figure_records import cost_of, estimate_of, finished, thin_out, with_rows, write_answers
+from figure_records import cost_of, estimate_of, finished, thin_out, with_high_accuracies, with_rows, write_answers
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -279,6 +279,32 @@ def test_accuracies_have_their_seeds_and_intervals(report: Report) -> None:
     assert interval.get_xydata().ravel().tolist() == pytest.approx([middle - 0.5, 0, middle + 0.5, 0])
     seeds = next(line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata()) == 2)
     assert seeds.get_xdata().tolist() == [92.123456, 93.654321]
+
+
+def test_accuracies_far_above_their_floors_are_told_apart(report: Report) -> None:
+    drawn = figures.test_accuracy(with_high_accuracies(report))
+    left, right = drawn.figure.axes
+    assert left.get_xlim()[1] < 69
+    assert (right.get_xlim()[0] > 99, right.get_xlim()[1] < 101) == (True, True)
+    assert right.get_position().width > 2 * left.get_position().width
+    intervals = [line.get_xdata() for line in right.lines if line.get_marker() == "|"]
+    assert max(high for _, high in intervals) == 100, "no accuracy lies beyond 100"
+    assert len(intervals) == sum(row.estimate is not None for row in report.rows)
+    assert "Two strokes mark where the axis" in drawn.caption
+    assert "Two strokes" not in figures.test_accuracy(report).caption
+
+
+def test_a_break_goes_through_no_interval_and_no_row_is_lost(report: Report) -> None:
+    high = with_high_accuracies(report)
+    row = next(row for row in high.rows if row.estimate)
+    wide = with_rows(high, {row.key: dataclasses.replace(row, estimate=estimate_of(99.9, 40.0))})
+    assert len(figures.test_accuracy(wide).figure.axes) == 1
+    # One row that has learned nothing stands beside the floors.
+    low = dataclasses.replace(row.measured, accuracy=67.5, accuracies=(67.5,))
+    lost = with_rows(high, {row.key: dataclasses.replace(row, measured=low, estimate=estimate_of(67.5, 0.3))})
+    left, right = figures.test_accuracy(lost).figure.axes
+    assert [text.get_text() for text in left.texts] == ["67.50"]
+    assert len(right.texts) == len(choose(list(high.rows)).rows) - 1
 
 
 def test_an_interval_of_two_seeds_does_not_press_the_rows_together(report: Report) -> None:

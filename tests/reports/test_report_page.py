@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import dataclasses
 import json
 import re
@@ -15,14 +16,18 @@ from typing import Any
 import numpy as np
 import page_records
 import pytest
+from figure_records import with_high_accuracies
 from page_records import IMAGE, QUESTIONS, SCRIPT
 
+import reports.page as page_scripts
 from reports.costs import Cost
+from reports.layout import DAGGER, lay_out
 from reports.page import write_page
 from reports.page.cells import POINTS, curves, log_end
-from reports.page.charts import row_curves
+from reports.page.charts import row_curves, row_data
 from reports.page.data import script, thinned
 from reports.page.example_data import quantised
+from reports.page.index import STYLE
 from reports.report import Claim, Finding, Report
 from reports.statistics import Estimate
 from reports.tables import build_report
@@ -158,6 +163,44 @@ def test_the_index_has_everything_and_loads_nothing_but_files(opened: Open) -> N
     assert page.locator("figure.published a[href='figures/training.pdf']").count() == 1
     assert page.locator("figure.published img[width='90'][height='60']").count() == 1
     page.locator("#charts svg").nth(3).wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_tables_fit_a_laptop(opened: Open, scheme: str) -> None:
+    page = opened(color_scheme=scheme)
+    for number in (1, 2):
+        width = "one => [one.scrollWidth, one.clientWidth]"
+        needed, given = page.locator(".box", has=table(page, f"Table {number}")).evaluate(width)
+        assert needed <= given
+
+
+def test_notes_are_folded_once_and_open_by_keyboard_and_in_print(opened: Open, study: Path) -> None:
+    page = opened()
+    folded = page.locator("#results .folded")
+    summary, notes = folded.locator("summary"), folded.locator("p")
+    report = build_report(study)
+    tables = lay_out(report).tables[: len(report.blocks)]
+    marks = {note.mark for text in tables for note in text.notes} - {DAGGER}
+    assert notes.locator("b").all_text_contents() == sorted(marks)
+    assert summary.inner_text() == f"Notes {min(marks)} to {max(marks)} on the published numbers"
+    assert not notes.first.is_visible()
+    summary.press("Enter")
+    assert notes.first.is_visible()
+    summary.press("Enter")
+    page.emulate_media(media="print")
+    assert notes.first.evaluate("one => one.getBoundingClientRect().height") > 0
+    # That a row has not learned to look is never folded.
+    assert page.locator("#results > div > .notes b", has_text=DAGGER).first.is_visible()
+
+
+@pytest.mark.parametrize("place", ["claims", "costs", "figures", "examples"])
+def test_an_address_leads_to_its_section_whatever_is_drawn_above(opened: Open, place: str) -> None:
+    page = opened(f"index.html#{place}")
+    page.locator("#charts svg").nth(3).wait_for()
+    page.locator(".answers tbody tr").first.wait_for()
+    page.wait_for_function(
+        "name => Math.abs(document.getElementById(name).getBoundingClientRect().top - 24) < 2", arg=place
+    )
 
 
 def test_the_policy_keeps_the_page_off_the_network(browser: Any, report: Path) -> None:
@@ -463,6 +506,67 @@ def test_a_row_of_many_seeds_has_its_mean_and_the_first_of_them(study: Path) -> 
     mean = (seeds[0] + seeds[1]) / 2
     assert curves["mean"]["step"] == mean.index.tolist()
     assert curves["mean"]["accuracy"] == pytest.approx(mean.tolist(), rel=1e-5)
+
+
+def test_the_axis_of_accuracies_is_broken_where_it_is_empty(opened: Open, study: Path, tmp_path: Path) -> None:
+    report = build_report(study)
+    assert row_data(report, collections.defaultdict(list))["parts"] is None
+    report = with_high_accuracies(report)
+    low, top = row_data(report, collections.defaultdict(list))["parts"]
+    assert low[0] < 66.8 < 67.0 < low[1] < 68 < 99 < top[0] < 99.76 < 100 < top[1]
+    (tmp_path / "figures").mkdir()
+    write_page(report, study, tmp_path, ())
+    accuracy = chart(opened(folder=tmp_path), "Test accuracy")
+    accuracy.locator("path.break").wait_for()
+    dots = accuracy.locator("circle.dot").evaluate_all("all => all.map(one => Number(one.getAttribute('cx')))")
+    assert max(dots) - min(dots) > 60, "rows that differ are told apart"
+    accuracy.locator("circle.dot").first.hover()
+    assert "95 % interval 99.89 to 100.00" in accuracy.locator(".tip").inner_text()
+    ticks = accuracy.locator("svg > text").all_text_contents()
+    assert {"67", "99.8"} <= set(ticks)
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of WCAG 2 of ``#rrggbb``."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_colours_have_the_contrast_that_wcag_asks_for(theme: int) -> None:
+    text = (Path(page_scripts.__file__).parent / STYLE).read_text()
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", text)
+    colours = {name: values[theme] for name, *values in pairs}
+    for ground in ("ground", "sheet", "tint"):
+        for name in ("ink", "quiet", "accent", "bad", "good"):
+            assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+    for ground in ("ground", "sheet"):
+        for name in ("edge", "weight", "first", "last", *(f"c{number}" for number in range(7))):
+            assert contrast(colours[name], colours[ground]) >= 3, (name, ground)
+
+
+def test_fingers_find_controls_on_a_phone(opened: Open) -> None:
+    page = opened(viewport=PHONE, has_touch=True, is_mobile=True)
+    page.locator(".answers").wait_for()
+    page.locator("#charts svg").nth(3).wait_for()
+    small = """all => all.filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 40)
+        .map((one) => one.outerHTML)"""
+    assert page.locator("button, select, input, summary, nav a").evaluate_all(small) == []
+
+
+def test_boxes_are_numbered_in_the_picture(opened: Open) -> None:
+    page = opened()
+    picture = page.locator(".picture")
+    picture.locator("text").first.wait_for()
+    assert picture.locator("text").all_text_contents() == ["1", "2", "3", "4", "5", "6"]
+    width, height = picture.locator("svg").evaluate("one => [one.clientWidth, one.clientHeight]")
+    assert width / height == pytest.approx(96 / 64, rel=0.02), "no empty strips beside the picture"
 
 
 def test_data_in_a_script_cannot_end_it() -> None:
