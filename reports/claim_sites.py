@@ -69,15 +69,18 @@ def rises(spans: Sequence[float]) -> bool:
 def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         stacks: dict[str, list[list[float]]] = {}
-        for (stack, *_), spans in _layers(course(cell, "span")).items():
+        layers = _layers(course(cell, "span"))
+        for (stack, *_), spans in layers.items():
             if spans[0] > SPAN_LEAST:  # What is nothing cannot fall.
                 stacks.setdefault(stack, []).append(spans)
         if not {"language", "vision"} <= set(stacks):
             return _too_few(cell)
+        if not _spans_moved(layers):
+            return _still(cell, "span", STILL_SPANS)
         shares = {stack: fmean(map(falls, stacks[stack])) for stack in ("language", "vision")}
         text = ", ".join(
-            f"{stack} {sum(map(falls, layers))} of {len(layers)} layers fall, mean {_from_to(layers)}"
-            for stack, layers in stacks.items()
+            f"{stack} {sum(map(falls, courses))} of {len(courses)} layers fall, mean {_from_to(courses)}"
+            for stack, courses in stacks.items()
             if stack in shares
         )
         return Seed(seed_name(cell), _by_share(min(shares.values())), text, (cell,))
@@ -87,14 +90,17 @@ def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
 
 def middle_cross_spans_rise(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
+        every = _layers(course(cell, "span"))
         cross = {
             index: spans
-            for (stack, modalities, index), spans in _layers(course(cell, "span")).items()
+            for (stack, modalities, index), spans in every.items()
             if stack == "cross" and modalities == "both"
         }
         layers = [spans for index, spans in cross.items() if 0 < index < max(cross)]
         if not layers:
             return _too_few(cell)
+        if not _spans_moved(every):
+            return _still(cell, "span", STILL_SPANS)
         text = f"{sum(map(rises, layers))} of {len(layers)} layers rise, mean {_from_to(layers)}"
         return Seed(seed_name(cell), _by_share(fmean(map(rises, layers))), text, (cell,))
 
@@ -110,6 +116,25 @@ def _by_share(share: float) -> bool | None:
     return True if share >= MOST else False if share < HALF else None
 
 
+STILL_SPANS = f"{100 * SPAN_SHARE:.0f} % of a layer's first and {SPAN_LEAST} tokens"
+
+
+def _spans_moved(layers: Mapping[tuple[str, str, int], Sequence[float]]) -> bool:
+    """Whether training went on long enough for the mean span of any layer to change, whichever way."""
+    return any(max(spans) - min(spans) > _noise(spans) for spans in layers.values())
+
+
+def _alphas_moved(alphas: Course) -> bool:
+    """The same of the alpha of any head."""
+    heads = [one for evaluations in alphas.values() for one in zip(*evaluations, strict=True)]
+    return any(max(one) - min(one) > ALPHA_CHANGE for one in heads)
+
+
+def _still(cell: CellRecord, what: str, noise: str) -> Seed:
+    text = f"no {what} anywhere in the model moved by more than {noise}, the training was too short to tell"
+    return Seed(seed_name(cell), None, text, (cell,))
+
+
 def _too_few(cell: CellRecord) -> Seed:
     text = f"no site of these has the {FEWEST} evaluations that a course over training needs"
     return Seed(seed_name(cell), None, text, (cell,))
@@ -117,9 +142,12 @@ def _too_few(cell: CellRecord) -> Seed:
 
 def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
-        sites = [one for (_, modalities, _), one in course(cell, "alpha").items() if modalities == "boxes"]
+        alphas = course(cell, "alpha")
+        sites = [one for (_, modalities, _), one in alphas.items() if modalities == "boxes"]
         if not sites or len(sites[0]) < FEWEST:
             return _too_few(cell)
+        if not _alphas_moved(alphas):
+            return _still(cell, "alpha", f"{ALPHA_CHANGE}")
         # One list of all heads per evaluation; what the first half of the training does is not yet a preference.
         evaluations = [[alpha for heads in parts for alpha in heads] for parts in zip(*sites, strict=True)]
         late = evaluations[len(evaluations) // 2 :]
@@ -149,6 +177,8 @@ def sparse_heads_grow_denser(rows: Mapping[str, Row]) -> Judgement:
         if not changes:
             text = f"no head began above {SPARSE}, or fewer than {FEWEST} evaluations"
             return Seed(seed_name(cell), None, text, (cell,))
+        if not _alphas_moved(alphas):
+            return _still(cell, "alpha", f"{ALPHA_CHANGE}")
         denser = [
             alpha < -ALPHA_CHANGE or (alpha <= ALPHA_CHANGE and density > DENSITY_CHANGE)
             for alpha, density in changes

@@ -78,7 +78,7 @@ class Unit:
 
 def lay_out(report: Report) -> Layout:
     """The report as text: one string per table cell, clean of control characters, not yet escaped."""
-    from reports.trust import trust_tables  # It makes TextTables.
+    from reports.trust import CLAIMS_REMARK, trust_tables  # It makes TextTables.
 
     macs = _unit([row.measured.macs_reference for row in report.rows if row.measured])
     parameters = _unit([row.measured.parameters for row in report.rows if row.measured])
@@ -129,7 +129,8 @@ def lay_out(report: Report) -> Layout:
         tables.append(_comparison_table(report))
     tables += trust_tables(report)
     tables += cost_tables(report)
-    remarks = (*_remarks(report, server, official), *map(plain, cost_remarks(report)))
+    of_claims = [CLAIMS_REMARK] if report.claims else []
+    remarks = (*_remarks(report, server, official), *of_claims, *map(plain, cost_remarks(report)))
     return Layout(plain(report.heading), tuple(tables), _floors(report), remarks)
 
 

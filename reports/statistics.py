@@ -146,7 +146,9 @@ def _certain(sample: Sample) -> Estimate:
     value, images = float(sample.means.mean()), len(sample.sums)
     low, high = _limits(sample, value, 100.0 * (1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / images)))
     estimate = Estimate(value, low, high, 0.0, float(images - 1), len(sample.means), images)
-    return dataclasses.replace(estimate, p=float(abs(value) < NOTHING)) if sample.difference else estimate
+    # Images that all differ alike are a sign test; it must not find what the interval does not.
+    p = 1.0 if low <= 0 <= high else 2.0 ** (1 - images)
+    return dataclasses.replace(estimate, p=p) if sample.difference else estimate
 
 
 def _limits(sample: Sample, value: float, half: float) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from reports.cost_tables import cost_remarks, cost_tables
 from reports.layout import ABSENT, COMPARISONS, TYPES, Column, Layout, TextTable, plain
 from reports.page.markup import Markup, element, joined
 from reports.tables import CellRecord, Comparison, Report, Row
-from reports.trust import CLAIMS, FINDINGS
+from reports.trust import CLAIMS, CLAIMS_REMARK, FINDINGS
 from suite.records import depth_text
 
 Cells = Sequence[CellRecord]
@@ -39,8 +39,8 @@ def tables(report: Report, layout: Layout) -> Markup:
         for table, sources in zip(layout.tables, _sources(report, layout.tables), strict=True)
         if table.title not in elsewhere
     ]
-    of_costs = set(map(plain, cost_remarks(report)))
-    remarks = [text for text in (*layout.floors, *layout.remarks) if text not in of_costs]
+    told = {CLAIMS_REMARK, *map(plain, cost_remarks(report))}
+    remarks = [text for text in (*layout.floors, *layout.remarks) if text not in told]
     return element("div", *parts, _notes(remarks), class_="filtered")
 
 
@@ -200,7 +200,7 @@ def cell_link(cell_id: str) -> Markup:
 
 def claims(claims: Sequence[Claim]) -> Markup:
     """Each claim with its verdict, the rule, the numbers and the cells that they are from."""
-    return joined(*(_claim(claim) for claim in claims))
+    return joined(*(_claim(claim) for claim in claims), *([_notes([CLAIMS_REMARK])] if claims else []))
 
 
 SIGNS = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
@@ -216,7 +216,7 @@ def _claim(claim: Claim) -> Markup:
     sign = element("span", SIGNS[claim.verdict], class_="sign", aria_hidden="true")
     return element(
         "article",
-        element("p", sign, " ", claim.verdict, class_="verdict"),
+        element("p", sign, " ", claim.said, class_="verdict"),
         element("div", element("h3", claim.text), element("dl", *terms)),
         class_="claim",
         data_verdict=claim.verdict,

@@ -210,11 +210,13 @@ def test_a_level_has_no_p() -> None:
     assert (level.p, level.adjusted, level.detectable) == (None, None, None)
 
 
-@pytest.mark.parametrize(("everywhere", "p"), [(0.0, 1.0), (0.25, 0.0)])
+@pytest.mark.parametrize(("everywhere", "p"), [(0.0, 1.0), (0.2, 1.0), (0.25, 2**-15)])
 def test_rows_that_differ_nowhere_or_everywhere_the_same(everywhere: float, p: float) -> None:
     questions = numpy.full(16, 4.0)
     (found,) = estimates([Sample.of(numpy.full((3, 16), 4 * everywhere), questions, difference=True)])
-    assert (found.value, found.error, found.p) == (100 * everywhere, 0.0, p)
+    assert (found.error, found.p) == (0.0, p)
+    assert found.value == pytest.approx(100 * everywhere)
+    assert (found.low <= 0 <= found.high) == (p == 1)
     # What happens to none of 16 images has at most this chance, with 97.5 % on one side (Clopper and Pearson 1934).
     from scipy import stats
 
