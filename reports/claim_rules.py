@@ -43,6 +43,7 @@ from reports.claim_sites import (
     visual_alphas_stay_low,
 )
 from reports.claims import Judgement, Statement
+from reports.published import INTERMEDIATE, WIDTH, is_published_size
 from reports.scores import ScoreReader, difference
 from reports.statistics import estimates
 from reports.tables import CellRecord, Row
@@ -52,8 +53,8 @@ MARGIN = 1.0
 """Points below softmax's last validation accuracy at which a cell counts as converged."""
 COMPUTE = (2.5, 5.0)
 """Times the compute that are still about 3.5: a factor of the root of 2 either way, rounded."""
-FLOPS, SIZE = 0.5, (768, 3072)
-"""Points that a change of multiply-adds may be off; width and inner width of the model that the paper counted."""
+FLOPS = 0.5
+"""Points that a change of multiply-adds may be off."""
 BUDGET = ("protocol.steps", "protocol.batch_size", "protocol.evaluations")
 """What may differ where compute is compared."""
 CONFIDENCE = 1.0
@@ -175,12 +176,12 @@ def costs(changed: str, stated: float, rows: Mapping[str, Row]) -> Judgement:
     one, other = (finished(rows[key])[0] for key in (changed, SOFTMAX))
     found = rows[changed].macs_change
     assert found is not None
-    size = tuple(other.configuration["model"][name] for name in ("width", "intermediate"))
+    model = other.configuration["model"]
     near = "holds" if abs(found - stated) <= FLOPS else "does not hold"
     # What does not shrink with the layers, the words' and boxes' first maps, weighs more in a narrow model: a
     # change that is near the stated one there is so by accident. None at all is none at any size.
-    verdict = near if size == SIZE or not stated else "cannot tell"
-    text = f"{rows[changed].label}: {found:+.2f} % where {stated:+.2f} % is stated, at width {size[0]}."
+    verdict = near if is_published_size(model) or not stated else "cannot tell"
+    text = f"{rows[changed].label}: {found:+.2f} % where {stated:+.2f} % is stated, at width {model['width']}."
     return Judgement(verdict, text, (one.id, other.id))
 
 
@@ -210,7 +211,7 @@ STATEMENTS = (
         "LayerDrop with p = 1 reduces the FLOPs of 9-5-5 by 17.54 %.",
         "section 4",
         f"Multiply-adds against softmax 9-5-5. Holds within {FLOPS} points, does not beyond; it cannot be told at "
-        f"another width than {SIZE[0]} (inner {SIZE[1]}).",
+        f"another width than {WIDTH} (inner {INTERMEDIATE}).",
         functools.partial(costs, SHALLOW, -17.54),
     ),
     Statement(

@@ -13,7 +13,7 @@ from reports.certainty import certainty, completeness
 from reports.cost_tables import cost_remarks, cost_tables
 from reports.statistics import Estimate
 from reports.tables import SERVER_SPLITS, CellRecord, Report, Row
-from reports.verdicts import DIFFERENCES, LEVELS
+from reports.verdicts import LEVELS, differences_rule
 
 ABSENT = "-"
 """Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
@@ -313,7 +313,7 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
         f"paper{'; seconds of training' if report.measured else ''}.",
         *map(plain, certainty(report)),
         *([LEVELS] if levels else []),
-        *([DIFFERENCES] if any(row.verdict for row in report.rows) else []),
+        *([differences_rule(report.comparable)] if any(row.verdict for row in report.rows) else []),
         plain(completeness(report)),
         *(
             [

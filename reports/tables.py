@@ -18,7 +18,7 @@ from reports.checks import Finding
 from reports.claims import Claim
 from reports.costs import Cost, Costs
 from reports.pairing import Group, Pair, Reader, estimate, mean_difference, pairing, pairs_of
-from reports.published import Paper, Published, load_paper
+from reports.published import Paper, Published, is_published_size, load_paper
 from reports.statistics import Estimate, Verdict, adjust
 from reports.verdicts import verdict
 from suite.records import CellFolder, RecordError, StudyFolder, depth_text, load_cells
@@ -197,6 +197,8 @@ class Report:
     blocks: tuple[Block, ...]
     floors: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
+    comparable: bool
+    """Whether data and size of model of all rows are the paper's: the sizes of differences can be compared."""
     measured: bool
     """Whether the tables show what no second run repeats: seconds."""
     by_type: ByType | None
@@ -226,6 +228,9 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     members = repeated | {group[0].id: group for group in (*further, *floors)}
     pairs = {key: pairs_of(group, reference) for key, group in members.items() if group != reference}
     comparisons = _compare(study.get("comparisons", ()), cells)
+    comparable = study["dataset"]["name"] == paper.dataset_name and all(
+        is_published_size(group[0].configuration["model"]) for group in groups
+    )
     reader = Reader()
     # Together, because those on the same questions are resampled together.
     found = estimate(
@@ -263,7 +268,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
             ),
             estimate=found.get(("level", key)),
             paired=paired.get(key),
-            verdict=verdict(published, paper.reference, paired.get(key), server)
+            verdict=verdict(published, paper.reference, paired.get(key), server, comparable)
             if published and measured
             else None,
             costs=costs.of(group) if costs else (),
@@ -298,6 +303,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
         blocks=tuple(blocks),
         floors=tuple(row(group[0].id, _floor_label(group), _floor_label(group), None, group) for group in floors),
         comparisons=tuple(replace(one, paired=worth) for one, worth in zip(comparisons, changes, strict=True)),
+        comparable=comparable,
         measured=measured,
         by_type=by_type(finished),
         searches=tuple(_searched(one, cells) for one in study.get("searches", ())),
