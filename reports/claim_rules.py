@@ -101,8 +101,13 @@ def _compute_of(softmax: CellRecord, layerdrop: CellRecord, label: str) -> Seed:
 
 
 def _accuracies(cell: CellRecord) -> list[tuple[int, float]]:
-    """Steps and validation accuracies, per cent."""
-    return [(line["step"], line["accuracy"]) for line in read_lines(cell.folder / "metrics.jsonl")]
+    """Steps and validation accuracies, per cent, without evaluations that gave no number."""
+    lines = read_lines(cell.folder / "metrics.jsonl")
+    return [
+        (line["step"], line["accuracy"])
+        for line in lines
+        if line["accuracy"] is not None and math.isfinite(line["accuracy"])
+    ]
 
 
 def _reached(accuracies: Sequence[tuple[int, float]], target: float) -> tuple[int, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -43,6 +44,12 @@ def course(cell: CellRecord, column: str) -> Course:
     }
 
 
+def _not_finite(cell: CellRecord, courses: Course) -> Seed | None:
+    """Where a head's number is none, nothing can be told of how it went."""
+    heads = (head for one in courses.values() for evaluation in one for head in evaluation)
+    return None if all(map(math.isfinite, heads)) else Seed(seed_name(cell), None, "not all are numbers", (cell,))
+
+
 def _layers(spans: Course) -> dict[tuple[str, str, int], list[float]]:
     """Of each site the mean span over its heads at each evaluation, where there are enough of these."""
     return {site: [fmean(heads) for heads in one] for site, one in spans.items() if len(one) >= FEWEST}
@@ -69,7 +76,10 @@ def rises(spans: Sequence[float]) -> bool:
 def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         stacks: dict[str, list[list[float]]] = {}
-        layers = _layers(course(cell, "span"))
+        spans_of = course(cell, "span")
+        if broken := _not_finite(cell, spans_of):
+            return broken
+        layers = _layers(spans_of)
         for (stack, *_), spans in layers.items():
             if spans[0] > SPAN_LEAST:  # What is nothing cannot fall.
                 stacks.setdefault(stack, []).append(spans)
@@ -90,7 +100,10 @@ def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
 
 def middle_cross_spans_rise(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
-        every = _layers(course(cell, "span"))
+        spans_of = course(cell, "span")
+        if broken := _not_finite(cell, spans_of):
+            return broken
+        every = _layers(spans_of)
         cross = {
             index: spans
             for (stack, modalities, index), spans in every.items()
@@ -143,6 +156,8 @@ def _too_few(cell: CellRecord) -> Seed:
 def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         alphas = course(cell, "alpha")
+        if broken := _not_finite(cell, alphas):
+            return broken
         sites = [one for (_, modalities, _), one in alphas.items() if modalities == "boxes"]
         if not sites or len(sites[0]) < FEWEST:
             return _too_few(cell)
@@ -165,6 +180,8 @@ def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
 def sparse_heads_grow_denser(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         alphas, densities = course(cell, "alpha"), course(cell, "density")
+        if broken := _not_finite(cell, alphas) or _not_finite(cell, densities):
+            return broken
         changes = [
             (last - first, dense_last - dense_first)
             for site, alpha in alphas.items()

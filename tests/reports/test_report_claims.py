@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -355,6 +356,30 @@ def test_what_never_moves_tells_nothing(study_folder: Path, wide: bool) -> None:
     for key in ("single-spans-fall", "middle-cross-spans-rise", "visual-alphas-low", "sparse-heads-denser"):
         claim = held(study_folder, key)
         assert (claim.verdict, "too short to tell" in claim.evidence) == ("cannot tell", True), key
+
+
+def test_what_is_not_a_number_tells_nothing(study_folder: Path) -> None:
+    def spoilt(site: tuple[str, str, str, int], share: float) -> list[float]:
+        return [math.nan if share == 1 and site[3] == 2 else 1.9 - 0.8 * share] * 2
+
+    write_sites(
+        finish(study_folder, "span-s0"), "span", lambda site, share: [99 * one for one in spoilt(site, share)]
+    )
+    write_sites(finish(study_folder, "entmax-s0"), "alpha", spoilt)
+    for key in ("single-spans-fall", "middle-cross-spans-rise", "visual-alphas-low", "sparse-heads-denser"):
+        claim = held(study_folder, key)
+        assert (claim.verdict, "not all are numbers" in claim.evidence) == ("cannot tell", True), key
+
+
+def test_evaluations_without_an_accuracy_are_left_out(study_folder: Path) -> None:
+    softmax, layerdrop = (finish(study_folder, name) for name in ("softmax-s0", "layerdrop-s0"))
+    write_accuracies(softmax, [50] * 10 + [90] * 50)
+    write_accuracies(layerdrop, [50] * 35 + [90] * 25)
+    before = held(study_folder, "layerdrop-compute")
+    for record, value in ((softmax, None), (layerdrop, math.nan)):
+        with (record.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 6000, "loss": 1.0, "accuracy": value}) + "\n")
+    assert held(study_folder, "layerdrop-compute") == before
 
 
 def twenty(record: CellFolder, score: float) -> CellFolder:
