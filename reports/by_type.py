@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,7 @@ import numpy
 import pyarrow
 
 from reports.predictions import damage_explained, read_predictions
+from suite.records import RecordError
 
 Kind = Literal["answer_type", "question_type"]
 KINDS: tuple[Kind, ...] = ("answer_type", "question_type")
@@ -58,8 +59,8 @@ def by_type(rows: Mapping[str, Iterable[Path]]) -> ByType | None:
     The official accuracy counts where every cell has it for every question: rows of one table are to be compared.
     Raises RecordError for predictions that cannot be read.
     """
-    read = {key: [means for folder in folders if (means := _read(folder))] for key, folders in rows.items()}
-    every = [mean for seeds in read.values() for means in seeds for mean in means.values()]
+    read = {key: {folder: means for folder in folders if (means := _read(folder))} for key, folders in rows.items()}
+    every = [mean for seeds in read.values() for means in seeds.values() for mean in means.values()]
     if not every:
         return None
     official = all(mean.official is not None for mean in every)
@@ -109,8 +110,20 @@ def _means(kind: Kind, types: pyarrow.DictionaryArray, columns: pyarrow.Table) -
     }
 
 
-def _accuracies(seeds: Sequence[Mapping[tuple[Kind, str], _Mean]], official: bool) -> tuple[TypeAccuracy, ...]:
-    """The means over a row's cells, which were all tested on the same questions."""
+def _accuracies(found: Mapping[Path, Mapping[tuple[Kind, str], _Mean]], official: bool) -> tuple[TypeAccuracy, ...]:
+    """The means over a row's cells, which were all tested on the same questions.
+
+    Raises RecordError where these have other types in one cell than in another.
+    """
+    folders, seeds = list(found), list(found.values())
+    counts = [{key: mean.questions for key, mean in means.items()} for means in seeds]
+    for folder, count in zip(folders, counts, strict=True):
+        if count != counts[0]:
+            raise RecordError(
+                f"{folder.name} and {folders[0].name} differ in their seeds alone: expected as many questions of "
+                f"each type, found others. Delete the one whose data have changed (in {folder.parent}) "
+                "and run again."
+            )
     keys = sorted(seeds[0], key=lambda key: (KINDS.index(key[0]), _place(key[1])))
     return tuple(
         TypeAccuracy(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from reports.report import Report
-from reports.statistics import RESAMPLES
+from reports.report import Report, Row
+from reports.statistics import FEW as FEW_IMAGES
+from reports.statistics import RESAMPLES, Estimate
 
 FEW = 8
 """Cells of one state that are named."""
 MANY = 16
-"""Rows whose detectable difference is given one by one."""
+"""Rows whose detectable difference is given one by one, and intervals that are named."""
 
 
 def certainty(report: Report) -> list[str]:
@@ -19,9 +20,10 @@ def certainty(report: Report) -> list[str]:
     pairs = [(row.short, row.paired) for row in report.rows] + [
         (row.label, row.paired) for row in report.comparisons
     ]
-    found = [row.estimate for row in report.rows if row.estimate] + [pair for _, pair in pairs if pair]
+    levels = [*report.rows, *report.floors]
+    found = [row.estimate for row in levels if row.estimate] + [pair for _, pair in pairs if pair]
     if not found:
-        lacking = any(row.measured for row in report.rows)
+        lacking = any(row.measured for row in levels)
         return ["No intervals: the finished cells have no predictions, or of one image alone."] if lacking else []
     images = _range(one.images for one in found)
     lines = [
@@ -30,8 +32,13 @@ def certainty(report: Report) -> list[str]:
     ]
     if any(one.error == 0 for one in found):
         lines.append(
-            "Where no image differs from another, as with no wrong answer, ± is the share of images of which none "
-            "would be seen by chance (Clopper and Pearson's limit)."
+            "Where no image differs from another, as with no wrong answer, ± is the largest share of images that "
+            "may differ with none of them among those tested (Clopper and Pearson's limit)."
+        )
+    if rough := _rough(levels, pairs):
+        lines.append(
+            f"Rough, since they are of fewer than {FEW_IMAGES} images that differ from all others (95 % intervals "
+            f"of 3 to 15 cover 85 to 93 %): {rough}."
         )
     if any(one.seeds == 1 for one in found):
         lines.append(
@@ -50,6 +57,16 @@ def certainty(report: Report) -> list[str]:
             f"{each if len(least) <= MANY else f'{found[0]:.2f} to {found[-1]:.2f} over {len(least)} rows'}."
         )
     return lines
+
+
+def _rough(levels: Iterable[Row], pairs: Iterable[tuple[str, Estimate | None]]) -> str:
+    """Which intervals are of few images, each with their number; of many which only how many."""
+    named = [
+        *((row.short, "accuracy", row.estimate) for row in levels),
+        *((name, "difference", pair) for name, pair in pairs),
+    ]
+    few = [f"{name}, {what} ({one.telling})" for name, what, one in named if one and one.telling is not None]
+    return "; ".join(few) if len(few) <= MANY else f"{len(few)} intervals" if few else ""
 
 
 def _range(numbers: Iterable[int]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reports.cells import CellRecord
+from reports.notes import deviations
 from reports.report import Row, Told
 
 SOFTMAX, SPAN, ENTMAX, BOTH = "softmax-9-5-5", "span-9-5-5", "entmax-9-5-5", "span-entmax-9-5-5"
@@ -20,6 +21,8 @@ class Judgement:
     verdict: Told
     evidence: str
     cells: tuple[str, ...] = ()
+    seeds: int = 0
+    """0 where no seed counts."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,10 @@ class Seed:
 def over_seeds(seeds: Sequence[Seed]) -> Judgement:
     said = {seed.holds for seed in seeds}
     verdict = "holds" if said == {True} else "does not hold" if said == {False} else "cannot tell"
-    cells = dict.fromkeys(cell.id for seed in seeds for cell in seed.cells)
-    return Judgement(verdict, "; ".join(f"{seed.name}: {seed.numbers}" for seed in seeds) + ".", tuple(cells))
+    cells = {cell.id: cell for seed in seeds for cell in seed.cells}
+    count = len({_seeds(cell) for cell in cells.values()})
+    evidence = "; ".join(f"{seed.name}: {seed.numbers}" for seed in seeds) + "."
+    return Judgement(verdict, evidence, tuple(cells), count)
 
 
 def unfinished(rows: Mapping[str, Row], *keys: str) -> Judgement | None:
@@ -46,12 +51,26 @@ def unfinished(rows: Mapping[str, Row], *keys: str) -> Judgement | None:
     return Judgement("cannot tell", f"{'; '.join(lacking)}.") if lacking else None
 
 
+def unlike(rows: Mapping[str, Row], *keys: str, but: Sequence[str] = ()) -> Judgement | None:
+    """Why cells of the rows ``keys`` cannot be compared: they differ in more than method, layers and seed.
+
+    Settings whose names begin with one of ``but`` may differ. None where they can be compared.
+    """
+    first, *others = keys
+    for key in others:
+        changed = [one for one in deviations(rows[key].cells, rows[first].cells) if not one.startswith(tuple(but))]
+        if changed:
+            text = f"{rows[key].label} differs from {rows[first].label} in more than method and layers"
+            return Judgement("cannot tell", f"{text}: {'; '.join(changed)}.")
+    return None
+
+
 def finished(row: Row) -> list[CellRecord]:
     return [cell for cell in row.cells if cell.result is not None]
 
 
 def seed_name(cell: CellRecord) -> str:
-    return f"seed {cell.configuration['seed']}{' (stale)' if cell.stale else ''}"
+    return f"seed {cell.configuration['seed']}"
 
 
 def equal_seeds(*rows: Row) -> list[tuple[CellRecord, ...]]:

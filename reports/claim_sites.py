@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -43,6 +44,12 @@ def course(cell: CellRecord, column: str) -> Course:
     }
 
 
+def _not_finite(cell: CellRecord, courses: Course) -> Seed | None:
+    """Where a head's number is none, nothing can be told of how it went."""
+    heads = (head for one in courses.values() for evaluation in one for head in evaluation)
+    return None if all(map(math.isfinite, heads)) else Seed(seed_name(cell), None, "not all are numbers", (cell,))
+
+
 def _layers(spans: Course) -> dict[tuple[str, str, int], list[float]]:
     """Of each site the mean span over its heads at each evaluation, where there are enough of these."""
     return {site: [fmean(heads) for heads in one] for site, one in spans.items() if len(one) >= FEWEST}
@@ -69,15 +76,21 @@ def rises(spans: Sequence[float]) -> bool:
 def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         stacks: dict[str, list[list[float]]] = {}
-        for (stack, *_), spans in _layers(course(cell, "span")).items():
+        spans_of = course(cell, "span")
+        if broken := _not_finite(cell, spans_of):
+            return broken
+        layers = _layers(spans_of)
+        for (stack, *_), spans in layers.items():
             if spans[0] > SPAN_LEAST:  # What is nothing cannot fall.
                 stacks.setdefault(stack, []).append(spans)
         if not {"language", "vision"} <= set(stacks):
             return _too_few(cell)
+        if not _spans_moved(layers):
+            return _still(cell, "span", STILL_SPANS)
         shares = {stack: fmean(map(falls, stacks[stack])) for stack in ("language", "vision")}
         text = ", ".join(
-            f"{stack} {sum(map(falls, layers))} of {len(layers)} layers fall, mean {_from_to(layers)}"
-            for stack, layers in stacks.items()
+            f"{stack} {sum(map(falls, courses))} of {len(courses)} layers fall, mean {_from_to(courses)}"
+            for stack, courses in stacks.items()
             if stack in shares
         )
         return Seed(seed_name(cell), _by_share(min(shares.values())), text, (cell,))
@@ -87,14 +100,20 @@ def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
 
 def middle_cross_spans_rise(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
+        spans_of = course(cell, "span")
+        if broken := _not_finite(cell, spans_of):
+            return broken
+        every = _layers(spans_of)
         cross = {
             index: spans
-            for (stack, modalities, index), spans in _layers(course(cell, "span")).items()
+            for (stack, modalities, index), spans in every.items()
             if stack == "cross" and modalities == "both"
         }
         layers = [spans for index, spans in cross.items() if 0 < index < max(cross)]
         if not layers:
             return _too_few(cell)
+        if not _spans_moved(every):
+            return _still(cell, "span", STILL_SPANS)
         text = f"{sum(map(rises, layers))} of {len(layers)} layers rise, mean {_from_to(layers)}"
         return Seed(seed_name(cell), _by_share(fmean(map(rises, layers))), text, (cell,))
 
@@ -110,6 +129,25 @@ def _by_share(share: float) -> bool | None:
     return True if share >= MOST else False if share < HALF else None
 
 
+STILL_SPANS = f"{100 * SPAN_SHARE:.0f} % of a layer's first and {SPAN_LEAST} tokens"
+
+
+def _spans_moved(layers: Mapping[tuple[str, str, int], Sequence[float]]) -> bool:
+    """Whether training went on long enough for the mean span of any layer to change, whichever way."""
+    return any(max(spans) - min(spans) > _noise(spans) for spans in layers.values())
+
+
+def _alphas_moved(alphas: Course) -> bool:
+    """The same of the alpha of any head."""
+    heads = [one for evaluations in alphas.values() for one in zip(*evaluations, strict=True)]
+    return any(max(one) - min(one) > ALPHA_CHANGE for one in heads)
+
+
+def _still(cell: CellRecord, what: str, noise: str) -> Seed:
+    text = f"no {what} anywhere in the model moved by more than {noise}, the training was too short to tell"
+    return Seed(seed_name(cell), None, text, (cell,))
+
+
 def _too_few(cell: CellRecord) -> Seed:
     text = f"no site of these has the {FEWEST} evaluations that a course over training needs"
     return Seed(seed_name(cell), None, text, (cell,))
@@ -117,9 +155,14 @@ def _too_few(cell: CellRecord) -> Seed:
 
 def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
-        sites = [one for (_, modalities, _), one in course(cell, "alpha").items() if modalities == "boxes"]
+        alphas = course(cell, "alpha")
+        if broken := _not_finite(cell, alphas):
+            return broken
+        sites = [one for (_, modalities, _), one in alphas.items() if modalities == "boxes"]
         if not sites or len(sites[0]) < FEWEST:
             return _too_few(cell)
+        if not _alphas_moved(alphas):
+            return _still(cell, "alpha", f"{ALPHA_CHANGE}")
         # One list of all heads per evaluation; what the first half of the training does is not yet a preference.
         evaluations = [[alpha for heads in parts for alpha in heads] for parts in zip(*sites, strict=True)]
         late = evaluations[len(evaluations) // 2 :]
@@ -137,6 +180,8 @@ def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
 def sparse_heads_grow_denser(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         alphas, densities = course(cell, "alpha"), course(cell, "density")
+        if broken := _not_finite(cell, alphas) or _not_finite(cell, densities):
+            return broken
         changes = [
             (last - first, dense_last - dense_first)
             for site, alpha in alphas.items()
@@ -149,6 +194,8 @@ def sparse_heads_grow_denser(rows: Mapping[str, Row]) -> Judgement:
         if not changes:
             text = f"no head began above {SPARSE}, or fewer than {FEWEST} evaluations"
             return Seed(seed_name(cell), None, text, (cell,))
+        if not _alphas_moved(alphas):
+            return _still(cell, "alpha", f"{ALPHA_CHANGE}")
         denser = [
             alpha < -ALPHA_CHANGE or (alpha <= ALPHA_CHANGE and density > DENSITY_CHANGE)
             for alpha, density in changes

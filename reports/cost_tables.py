@@ -35,7 +35,7 @@ def cost_tables(report: Report) -> list[TextTable]:
                 rows.append((label, "not measured", *["-"] * (len(columns) - 2)))
                 continue
             notes = _notes(measured[row.key], list(measured.values()))
-            used |= {text: marks.setdefault(text, f"C{len(marks) + 1}") for text in notes}
+            used |= {text: marks.setdefault(text, f"M{len(marks) + 1}") for text in notes}
             rows.append((f"{label} [{','.join(marks[text] for text in notes)}]", *texts[row.key]))
         notes = tuple(Note(mark, plain(text)) for text, mark in used.items())
         tables.append(

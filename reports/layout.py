@@ -14,8 +14,8 @@ from reports.published import SERVER_SPLITS
 from reports.report import Report, Row
 from reports.statistics import Estimate
 from reports.text import ABSENT, Column, Note, TextTable, plain
-from reports.trust import trust_tables
-from reports.verdicts import DIFFERENCES, LEVELS
+from reports.trust import CLAIMS_REMARK, trust_tables
+from reports.verdicts import LEVELS, differences_rule
 
 DAGGER = "†"
 COMPARISONS = "What each change is worth"
@@ -102,7 +102,8 @@ def lay_out(report: Report) -> Layout:
         tables.append(_comparison_table(report))
     tables += trust_tables(report)
     tables += cost_tables(report)
-    remarks = (*_remarks(report, server, official), *map(plain, cost_remarks(report)))
+    of_claims = [CLAIMS_REMARK] if report.claims else []
+    remarks = (*_remarks(report, server, official), *of_claims, *map(plain, cost_remarks(report)))
     return Layout(plain(report.heading), tuple(tables), _floors(report), remarks)
 
 
@@ -278,7 +279,7 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
         f"paper{'; seconds of training' if report.measured else ''}.",
         *map(plain, certainty(report)),
         *([LEVELS] if levels else []),
-        *([DIFFERENCES] if any(row.verdict for row in report.rows) else []),
+        *([differences_rule(report.comparable)] if any(row.verdict for row in report.rows) else []),
         plain(completeness(report)),
         *(
             [

@@ -93,7 +93,7 @@ def remarks(group: Group, reference: Group) -> list[str]:
     if None in finished and any(official is not None for official in finished):
         known = sum(official is not None for official in finished)
         remarks.append(f"Official accuracy of {known} of {len(finished)} seeds.")
-    changed = _deviations(group, reference) if group else []
+    changed = deviations(group, reference) if group else []
     if changed:
         remarks.append(f"Differs from the softmax row in more than its method: {'; '.join(changed)}.")
     return remarks
@@ -120,7 +120,7 @@ def _submission(sha256: str | None) -> str:
     return f"submission {sha256[:12]}" if sha256 else "submission not known"
 
 
-def _deviations(group: Group, reference: Group) -> list[str]:
+def deviations(group: Group, reference: Group) -> list[str]:
     """Settings other than method, layers and seed that are not the reference row's: no longer an ablation."""
     if not reference or group == reference:
         return []

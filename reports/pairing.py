@@ -67,9 +67,14 @@ def _tested(group: Group) -> tuple[str, str]:
 
 
 def mean_difference(group: Group, reference: Group, pairs: Sequence[Pair]) -> float | None:
-    """Accuracy of ``group`` minus that of ``reference``, points: over the pairs, or without any of the means."""
+    """Accuracy of ``group`` minus that of ``reference``, points: over the pairs, or without any of the means.
+
+    None where one has no result, or they were tested on other data: such a difference is of the data too.
+    """
     if pairs:
         return fmean(one.accuracy - other.accuracy for one, other in pairs)
+    if not group or not reference or _tested(group) != _tested(reference):
+        return None
     ours, theirs = ([cell.accuracy for cell in cells if cell.result is not None] for cells in (group, reference))
     return fmean(ours) - fmean(theirs) if ours and theirs else None
 
@@ -78,8 +83,9 @@ def pairing(group: Group, reference: Group, pairs: Sequence[Pair]) -> list[str]:
     """Which seeds the difference of a row is over, where that is not all that both rows have."""
     finished = [sum(cell.result is not None for cell in each) for each in (group, reference)]
     if not pairs:
-        other = _tested(group) != _tested(reference)
-        why = "it was tested on other data" if other else "no seed is finished once in both rows"
+        if _tested(group) != _tested(reference):
+            return ["It has no difference to the softmax row, which was tested on other data."]
+        why = "no seed is finished once in both rows"
         return [f"Its difference to the softmax row is of two means and has no interval: {why}."]
     if finished == [len(pairs), len(pairs)]:
         return []

@@ -63,6 +63,15 @@ class PublishedTable:
     rows: tuple[Published, ...]
 
 
+WIDTH, INTERMEDIATE = 768, 3072
+"""Of the model that the paper trained and whose multiply-adds it counted."""
+
+
+def is_published_size(model: Mapping[str, Any]) -> bool:
+    """Whether a cell's ``model`` has the size of the paper's."""
+    return (model["width"], model["intermediate"]) == (WIDTH, INTERMEDIATE)
+
+
 @dataclass(frozen=True)
 class Paper:
     """Everything that ``published.json`` holds."""

@@ -144,6 +144,16 @@ class Claim:
     """The numbers that the rule was applied to."""
     cells: tuple[str, ...]
     """Ids of the cells that the numbers are from."""
+    seeds: int = 0
+    """How many the verdict is over; 0 where none counts, as in what a model costs."""
+    stale: bool = False
+    """Whether a number comes from an engine that has changed since."""
+
+    @property
+    def said(self) -> str:
+        """The verdict with what a reader must not miss: ``holds (1 seed)``."""
+        aside = ", ".join([*(["1 seed"] if self.seeds == 1 else []), *(["stale"] if self.stale else [])])
+        return f"{self.verdict} ({aside})" if aside and self.verdict != "cannot tell" else self.verdict
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,8 @@ class Report:
     blocks: tuple[Block, ...]
     floors: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
+    comparable: bool
+    """Whether data and size of model of all rows are the paper's: the sizes of differences can be compared."""
     measured: bool
     """Whether the tables show what no second run repeats: seconds."""
     by_type: ByType | None

@@ -27,6 +27,11 @@ LEVEL = 0.95
 """Of every interval."""
 POWER = 0.8
 RESAMPLES = 10_000
+FEW = 20
+"""Images that differ from all others, below which the normal approximation holds less than it says: by simulation
+intervals over 3 to 15 such images cover 85 to 93 %."""
+NOTHING = 1e-9
+"""Points: a smaller error is that of sums of binary fractions such as 0.3."""
 CHUNK = 2**21
 """Numbers of resamples that are in memory at a time: 16 MiB."""
 
@@ -52,11 +57,13 @@ class Estimate:
     """p after Holm, over the family of rows that are compared with the softmax row."""
     detectable: float | None = None
     """The least true difference that would be found with a power of 80 %, points."""
+    telling: int | None = None
+    """Images that differ from all others, where these are fewer than FEW: the interval is rough."""
 
     @property
     def half(self) -> float:
-        """Half the width of the interval, which is symmetric."""
-        return (self.high - self.low) / 2
+        """Half the width of the interval, which is symmetric but where an accuracy would pass 0 or 100 %."""
+        return max(self.value - self.low, self.high - self.value)
 
 
 @dataclass(frozen=True)
@@ -109,20 +116,16 @@ def _estimate(sample: Sample, variance: float) -> Estimate:
     of_seeds = float(sample.means.var(ddof=1)) / runs if runs > 1 else 0.0
     of_images = max(variance - sample.interaction / runs, 0.0)
     error = math.sqrt(of_seeds + of_images)
-    if error == 0.0:
+    if error < NOTHING:
         return _certain(sample)
-    share = of_seeds / error**2 if error else 0.0
-    freedom = degrees_of_freedom(share, runs, images)
+    freedom = degrees_of_freedom(of_seeds / error**2, runs, images)
     value, quantile = float(sample.means.mean()), _quantile(0.5 + LEVEL / 2, freedom)
-    estimate = Estimate(
-        value, value - quantile * error, value + quantile * error, error, freedom, runs, images
-    )  # fmt: skip
+    low, high = _limits(sample, value, quantile * error)
+    estimate = Estimate(value, low, high, error, freedom, runs, images, telling=_telling(sample))
     if not sample.difference:
         return estimate
-    p = 2 * float(stdtr(freedom, -abs(value) / error)) if error else float(value == 0)
-    return dataclasses.replace(
-        estimate, p=p, detectable=(quantile + _quantile(POWER, freedom)) * error
-    )  # fmt: skip
+    p = 2 * float(stdtr(freedom, -abs(value) / error))
+    return dataclasses.replace(estimate, p=p, detectable=(quantile + _quantile(POWER, freedom)) * error)
 
 
 def _certain(sample: Sample) -> Estimate:
@@ -131,9 +134,25 @@ def _certain(sample: Sample) -> Estimate:
     In how many at the most, with Clopper and Pearson's limit (1934): 1 - 0.025^(1/I), some 3.7 / I.
     """
     value, images = float(sample.means.mean()), len(sample.sums)
-    half = 100.0 * (1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / images))
-    estimate = Estimate(value, value - half, value + half, 0.0, float(images - 1), len(sample.means), images)
-    return dataclasses.replace(estimate, p=float(value == 0.0)) if sample.difference else estimate
+    low, high = _limits(sample, value, 100.0 * (1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / images)))
+    estimate = Estimate(value, low, high, 0.0, float(images - 1), len(sample.means), images)
+    # Images that all differ alike are a sign test; it must not find what the interval does not.
+    p = 1.0 if low <= 0 <= high else 2.0 ** (1 - images)
+    return dataclasses.replace(estimate, p=p) if sample.difference else estimate
+
+
+def _limits(sample: Sample, value: float, half: float) -> tuple[float, float]:
+    """Of the interval: no accuracy is below 0 or above 100 %."""
+    if sample.difference:
+        return value - half, value + half
+    return max(value - half, min(0.0, value)), min(value + half, max(100.0, value))
+
+
+def _telling(sample: Sample) -> int | None:
+    """How many images are not as most of them are, all right or all wrong, or equal in both rows; None for many."""
+    usual = (0.0,) if sample.difference else (0.0, 100.0)
+    count = min(int((abs(sample.sums - one * sample.questions) > NOTHING).sum()) for one in usual)
+    return count if count < FEW and count < len(sample.sums) else None
 
 
 def degrees_of_freedom(share: float, runs: int, images: int) -> float:

@@ -18,7 +18,7 @@ from reports.costs import Costs
 from reports.labels import floor_label, full_label, short_label
 from reports.notes import answered, heading, remarks, searched, server_note
 from reports.pairing import Reader, estimate, mean_difference, pairing, pairs_of
-from reports.published import SERVER_SPLITS, Paper, Published, load_paper
+from reports.published import SERVER_SPLITS, Paper, Published, is_published_size, load_paper
 from reports.report import Block, Comparison, Measured, Report, Row
 from reports.statistics import adjust
 from reports.verdicts import verdict
@@ -39,6 +39,9 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     members = repeated | {group[0].id: group for group in (*further, *floors)}
     pairs = {key: pairs_of(group, reference) for key, group in members.items() if group != reference}
     comparisons = _compare(study.get("comparisons", ()), cells)
+    comparable = study["dataset"]["name"] == paper.dataset_name and all(
+        is_published_size(group[0].configuration["model"]) for group in groups
+    )
     reader = Reader()
     # Together, because those on the same questions are resampled together.
     found = estimate(
@@ -76,7 +79,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
             ),
             estimate=found.get(("level", key)),
             paired=paired.get(key),
-            verdict=verdict(published, paper.reference, paired.get(key), server)
+            verdict=verdict(published, paper.reference, paired.get(key), server, comparable)
             if published and measured
             else None,
             costs=costs.of(group) if costs else (),
@@ -111,6 +114,7 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
         blocks=tuple(blocks),
         floors=tuple(row(group[0].id, floor_label(group), floor_label(group), None, group) for group in floors),
         comparisons=tuple(replace(one, paired=worth) for one, worth in zip(comparisons, changes, strict=True)),
+        comparable=comparable,
         measured=measured,
         by_type=by_type(finished),
         searches=tuple(searched(one, cells) for one in study.get("searches", ())),

@@ -15,7 +15,7 @@ from reports.layout import COMPARISONS, DAGGER, TYPES, Layout
 from reports.page.markup import Markup, element, joined
 from reports.report import Claim, Comparison, Finding, Report, Row
 from reports.text import ABSENT, Column, Note, TextTable, plain
-from reports.trust import CLAIMS, FINDINGS
+from reports.trust import CLAIMS, CLAIMS_REMARK, FINDINGS
 from suite.records import depth_text
 
 Cells = Sequence[CellRecord]
@@ -50,8 +50,8 @@ def tables(report: Report, layout: Layout) -> Markup:
         if table.title not in elsewhere
     ]
     parts.insert(len(report.blocks), _folded(published))
-    of_costs = set(map(plain, cost_remarks(report)))
-    remarks = [text for text in (*layout.floors, *layout.remarks) if text not in of_costs]
+    told = {CLAIMS_REMARK, *map(plain, cost_remarks(report))}
+    remarks = [text for text in (*layout.floors, *layout.remarks) if text not in told]
     return element("div", *parts, element("h3", "How to read the tables"), _notes(remarks), class_="filtered")
 
 
@@ -254,7 +254,7 @@ def claims(claims: Sequence[Claim]) -> Markup:
         for one in SIGNS
         if one in counts
     ]
-    return joined(element("ul", *told, class_="verdicts"), *map(_claim, claims))
+    return joined(element("ul", *told, class_="verdicts"), *map(_claim, claims), _notes([CLAIMS_REMARK]))
 
 
 SIGNS = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
@@ -280,7 +280,7 @@ def _claim(claim: Claim) -> Markup:
         terms += [element("dt", "From"), element("dd", element("details", element("summary", count), links))]
     return element(
         "article",
-        element("p", _sign(claim.verdict), " ", claim.verdict, class_="verdict", data_verdict=claim.verdict),
+        element("p", _sign(claim.verdict), " ", claim.said, class_="verdict", data_verdict=claim.verdict),
         element("div", element("h3", _whole(claim.text)), element("dl", *terms)),
         class_="claim",
         id=f"claim-{claim.key}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from reports.formats.terminal import terminal
 from reports.layout import lay_out
 from reports.report import Claim
 from reports.tables import build_report
+from suite.config import ModelSize, Protocol, to_plain
 from suite.records import CellFolder
 
 MakeStudy = Callable[..., Path]
@@ -36,6 +38,7 @@ SITES = [
         for keys in ("words", "boxes")
     ),
 ]
+FLAT = ("protocol", "model")
 Heads = Callable[[tuple[str, str, str, int], float], list[float]]
 """Of a site, and how far training has gone from 0 to 1, a number per head."""
 
@@ -241,7 +244,8 @@ def test_sparse_heads(study_folder: Path, sparse: Callable[[float], float], verd
 
 def test_a_head_whose_alpha_stays_grows_denser_with_its_density(study_folder: Path) -> None:
     record = finish(study_folder, "entmax-s0")
-    write_sites(record, "alpha", lambda site, share: [1.8, 1.8])
+    # Words alone, which are not asked about, show that the training went on long enough.
+    write_sites(record, "alpha", lambda site, share: [1.8 + 0.1 * share * (site[1:3] == ("words", "words"))] * 2)
     lines = [json.loads(line) for line in (record.path / "sites.jsonl").read_text().splitlines()]
     write_lines(
         record.path / "sites.jsonl", (line | {"density": [0.5 + line["step"] / 2000] * 2} for line in lines)
@@ -271,7 +275,7 @@ def write_scores(record: CellFolder, scores: Sequence[float]) -> None:
 def test_differences_go_by_their_paired_interval(study_folder: Path, gain: float, verdict: str) -> None:
     noise = random.Random(0)
     # Questions differ far more than the two cells do on any of them: only paired is the difference seen.
-    both = [noise.choice((0.1, 0.8)) for _ in range(400)]
+    both = [noise.choice((0.6, 0.9)) for _ in range(400)]
     span = [score + gain + noise.gauss(0, 0.03) for score in both]
     write_scores(CellFolder(study_folder / "span_entmax-s0"), both)
     write_scores(CellFolder(study_folder / "span-s0"), span)
@@ -286,11 +290,12 @@ def test_differences_go_by_their_paired_interval(study_folder: Path, gain: float
 
 
 def test_the_shallower_layerdrop_is_held_against_the_deeper(study_folder: Path) -> None:
-    for name, score in (("layerdrop-s0", 0.7), ("layerdrop-deep-s0", 0.5)):
+    for name, score in (("layerdrop-s0", 0.9), ("layerdrop-deep-s0", 0.75)):
         noise = random.Random(name)
         write_scores(finish(study_folder, name), [score + noise.gauss(0, 0.05) for _ in range(50)])
     claim = held(study_folder, "shallow-layerdrop-better")
     assert (claim.verdict, claim.cells) == ("holds", ("layerdrop-s0", "layerdrop-deep-s0"))
+    assert claim.said == "holds (1 seed)"
 
 
 def test_without_an_interval_a_difference_is_not_judged(study_folder: Path) -> None:
@@ -302,7 +307,9 @@ def test_without_an_interval_a_difference_is_not_judged(study_folder: Path) -> N
     ("key", "cell", "macs", "width", "verdict"),
     [
         ("layerdrop-flops", "layerdrop-s0", 8239, 768, "holds"),
-        ("layerdrop-flops", "layerdrop-s0", 8239, 64, "holds"),
+        # Near the stated change by accident.
+        ("layerdrop-flops", "layerdrop-s0", 8239, 64, "cannot tell"),
+        ("layerdrop-flops", "layerdrop-s0", 8239, 512, "cannot tell"),
         ("layerdrop-flops", "layerdrop-s0", 8600, 768, "does not hold"),
         ("layerdrop-flops", "layerdrop-s0", 8600, 64, "cannot tell"),
         ("layerdrop-same-flops", "layerdrop-deep-s0", 10_000, 64, "holds"),
@@ -312,11 +319,13 @@ def test_without_an_interval_a_difference_is_not_judged(study_folder: Path) -> N
 def test_multiply_adds(make_study: MakeStudy, key: str, cell: str, macs: int, width: int, verdict: str) -> None:
     folder = make_study(names=["softmax-s0", cell])
     path = folder / "study.json"
-    path.write_text(path.read_text().replace('"width": 64', f'"width": {width}'))
+    text = path.read_text().replace('"width": 64', f'"width": {width}')
+    path.write_text(text.replace('"intermediate": 256', f'"intermediate": {4 * width}'))
     for name, number in (("softmax-s0", 10_000), (cell, macs)):
         write_accuracies(finish(folder, name, macs=number), [50, 90])
     claim = held(folder, key)
     assert (claim.verdict, f"{macs / 100 - 100:+.2f} %" in claim.evidence) == (verdict, True)
+    assert claim.said == claim.verdict
 
 
 def test_seeds_that_disagree_do_not_tell(make_study: MakeStudy) -> None:
@@ -334,6 +343,127 @@ def test_seeds_that_disagree_do_not_tell(make_study: MakeStudy) -> None:
         assert "seed 1: " in claim.evidence
 
 
+def change(folder: Path, cell_id: str, settings: Mapping[str, object]) -> None:
+    """Overrides fields of a cell of the study."""
+    study = json.loads((folder / "study.json").read_text())
+    entry = next(one for one in study["cells"] if one["id"] == cell_id)
+    entry["cell"] |= settings
+    (folder / "study.json").write_text(json.dumps(study))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_never_moves_tells_nothing(study_folder: Path, wide: bool) -> None:
+    """All begin as the paper claims that they end, or as it does not, and stay there."""
+    write_sites(finish(study_folder, "span-s0"), "span", lambda site, share: [300 - share] * 2)
+    write_sites(finish(study_folder, "entmax-s0"), "alpha", lambda site, share: [1.9 if wide else 1.2, 1.6])
+    for key in ("single-spans-fall", "middle-cross-spans-rise", "visual-alphas-low", "sparse-heads-denser"):
+        claim = held(study_folder, key)
+        assert (claim.verdict, "too short to tell" in claim.evidence) == ("cannot tell", True), key
+
+
+def test_what_is_not_a_number_tells_nothing(study_folder: Path) -> None:
+    def spoilt(site: tuple[str, str, str, int], share: float) -> list[float]:
+        return [math.nan if share == 1 and site[3] == 2 else 1.9 - 0.8 * share] * 2
+
+    write_sites(
+        finish(study_folder, "span-s0"), "span", lambda site, share: [99 * one for one in spoilt(site, share)]
+    )
+    write_sites(finish(study_folder, "entmax-s0"), "alpha", spoilt)
+    for key in ("single-spans-fall", "middle-cross-spans-rise", "visual-alphas-low", "sparse-heads-denser"):
+        claim = held(study_folder, key)
+        assert (claim.verdict, "not all are numbers" in claim.evidence) == ("cannot tell", True), key
+
+
+def test_evaluations_without_an_accuracy_are_left_out(study_folder: Path) -> None:
+    softmax, layerdrop = (finish(study_folder, name) for name in ("softmax-s0", "layerdrop-s0"))
+    write_accuracies(softmax, [50] * 10 + [90] * 50)
+    write_accuracies(layerdrop, [50] * 35 + [90] * 25)
+    before = held(study_folder, "layerdrop-compute")
+    for record, value in ((softmax, None), (layerdrop, math.nan)):
+        with (record.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 6000, "loss": 1.0, "accuracy": value}) + "\n")
+    assert held(study_folder, "layerdrop-compute") == before
+
+
+def twenty(record: CellFolder, score: float) -> CellFolder:
+    write_scores(record, [score + 0.01 * (number % 3) for number in range(20)])
+    return record
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"test": "validation"}, "test validation (there test)"),
+        ({"dataset": "another"}, "dataset another (there easy-vqa)"),
+        ({"pictures": "mean"}, "pictures mean (there given)"),
+        ({"protocol": Protocol(steps=700, batch_size=32)}, "protocol.steps 700 (there 600)"),
+        ({"model": ModelSize(width=128, heads=4, intermediate=256)}, "model.width 128 (there 64)"),
+    ],
+)
+def test_cells_that_differ_in_more_are_not_compared(
+    study_folder: Path, settings: dict[str, object], said: str
+) -> None:
+    for name, score in (("span-s0", 0.95), ("span_entmax-s0", 0.75), ("layerdrop-deep-s0", 0.8)):
+        twenty(finish(study_folder, name), score)
+    twenty(finish(study_folder, "entmax-s0"), 0.9)
+    assert held(study_folder, "span-needs-dense").said == "holds (1 seed)"
+    for cell in ("span_entmax-s0", "layerdrop-deep-s0"):
+        change(study_folder, cell, {name: to_plain(one) if name in FLAT else one for name, one in settings.items()})
+    for key in ("span-needs-dense", "entmax-confident", "shallow-layerdrop-better"):
+        claim = held(study_folder, key)
+        assert (claim.verdict, said in claim.evidence) == ("cannot tell", True), key
+
+
+def test_a_model_of_another_size_costs_nothing_comparable(make_study: MakeStudy) -> None:
+    folder = make_study(names=["softmax-s0", "layerdrop-deep-s0"])
+    for name in ("softmax-s0", "layerdrop-deep-s0"):
+        finish(folder, name)
+    assert held(folder, "layerdrop-same-flops").verdict == "holds"
+    change(folder, "layerdrop-deep-s0", {"protocol": to_plain(Protocol(steps=7, batch_size=8))})
+    assert held(folder, "layerdrop-same-flops").verdict == "holds"
+    change(folder, "layerdrop-deep-s0", {"model": to_plain(ModelSize(width=60, heads=4, intermediate=256))})
+    assert held(folder, "layerdrop-same-flops").verdict == "cannot tell"
+
+
+def test_longer_training_is_what_compute_is_about_and_another_optimiser_is_not(study_folder: Path) -> None:
+    write_accuracies(finish(study_folder, "softmax-s0"), [50] * 10 + [90] * 50)
+    write_accuracies(finish(study_folder, "layerdrop-s0"), [50] * 35 + [90] * 25)
+    change(study_folder, "layerdrop-s0", {"protocol": to_plain(Protocol(steps=6000, batch_size=32))})
+    assert held(study_folder, "layerdrop-compute").said == "holds (1 seed)"
+    other = to_plain(Protocol(steps=6000, batch_size=32, learning_rate=0.1))
+    change(study_folder, "layerdrop-s0", {"protocol": other})
+    assert held(study_folder, "layerdrop-compute").verdict == "cannot tell"
+
+
+def test_cells_that_know_the_question_alone_are_not_judged(study_folder: Path) -> None:
+    for name, score in (("span-s0", 0.8), ("span_entmax-s0", 0.6)):
+        twenty(finish(study_folder, name), score)
+    claim = held(study_folder, "span-needs-dense")
+    assert (claim.verdict, claim.said) == ("cannot tell", "cannot tell")
+    assert claim.evidence.endswith("Not judged: below the 67.00 % of knowing the question alone: span_entmax-s0.")
+
+
+def test_a_verdict_from_an_older_engine_says_so(study_folder: Path) -> None:
+    for name, scores in (("layerdrop-s0", [0.9, 0.91]), ("layerdrop-deep-s0", [0.8, 0.79])):
+        write_scores(finish(study_folder, name), scores * 10)
+    path = study_folder / "layerdrop-s0" / "config.json"
+    path.write_text(path.read_text().replace("engine-of-today", "older"))
+    claim = held(study_folder, "shallow-layerdrop-better")
+    assert claim.said == "holds (1 seed, stale)"
+    assert claim.evidence.endswith("Stale, the engine has changed since: layerdrop-s0.")
+
+
+def test_seeds_are_counted_and_not_rows(study_folder: Path) -> None:
+    study = json.loads((study_folder / "study.json").read_text())
+    span = next(entry for entry in study["cells"] if entry["id"] == "span-s0")
+    study["cells"].append(span | {"id": "span-s1", "cell": span["cell"] | {"seed": 1}})
+    (study_folder / "study.json").write_text(json.dumps(study))
+    for name in ("span-s0", "span-s1"):
+        write_sites(finish(study_folder, name), "span", lambda site, share: [200 - 100 * share] * 2)
+    claim = held(study_folder, "single-spans-fall")
+    assert (claim.said, claim.seeds) == ("holds", 2)
+
+
 def test_rows_without_a_finished_seed_are_the_reason(make_study: MakeStudy) -> None:
     for claim in claims(build_report(make_study(run=False))):
         assert (claim.verdict, claim.cells) == ("cannot tell", ())
@@ -348,7 +478,7 @@ def test_the_tables_show_verdicts_with_rule_and_numbers(study_folder: Path) -> N
     report = build_report(study_folder)
     report = dataclasses.replace(report, claims=claims(report))
     table = lay_out(report).tables[-1]
-    assert [row[2] for row in table.rows] == [claim.verdict for claim in report.claims]
+    assert [row[2] for row in table.rows] == [claim.said for claim in report.claims]
     for render, escape in ((terminal, str), (markdown, escape_markdown), (latex, escape_latex)):
         text = " ".join((render(report, 200) if render is terminal else render(report)).split())
         for claim, note in zip(report.claims, table.notes, strict=True):

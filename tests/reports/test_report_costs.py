@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reports.checks import checks
+from reports.claims import claims
 from reports.costs import Costs, read_costs
 from reports.formats.comma_separated import comma_separated
 from reports.formats.latex import latex
@@ -68,7 +71,7 @@ def column(table: TextTable, side: str, title: str) -> dict[str, str]:
     place = next(
         number for number, column in enumerate(table.columns) if (column.side, column.title) == (side, title)
     )
-    return {re.sub(r" \[[C\d,]+\]$", "", row[0]): row[place] for row in table.rows}
+    return {re.sub(r" \[[M\d,]+\]$", "", row[0]): row[place] for row in table.rows}
 
 
 def test_a_report_without_measurements_says_nothing_of_cost(study_folder: Path) -> None:
@@ -204,6 +207,15 @@ def test_a_cell_that_is_evaluated_only_has_no_numbers_of_training(study_folder: 
     assert "-" not in row[8:]
 
 
+def test_no_mark_is_of_two_notes(study_folder: Path) -> None:
+    write(study_folder, "softmax-s0", measurement(0))
+    report = build_report(study_folder)
+    report = replace(report, claims=claims(report), findings=checks(report))
+    marks = [note.mark for note in lay_out(report).notes]
+    assert {"M1", "C1", "a"} <= set(marks)
+    assert len(marks) == len(set(marks))
+
+
 def test_notes_say_where_energy_is_from_and_what_disturbed(study_folder: Path) -> None:
     unknown = "not measured: codecarbon, the extra 'energy', is not installed"
     write(study_folder, "softmax-s0", measurement(0))
@@ -212,11 +224,11 @@ def test_notes_say_where_energy_is_from_and_what_disturbed(study_folder: Path) -
     (table,) = tables_of(build_report(study_folder))
     notes = {note.mark: note.text for note in table.notes}
     labels = [row[0] for row in table.rows]
-    assert f"{SOFTMAX} [C1]" in labels
-    assert f"{SPAN} [C2,C3]" in labels
-    assert "RAPL counter" in notes["C1"]
-    assert unknown in notes["C2"]
-    assert "0.8 processors busy" in notes["C3"]
+    assert f"{SOFTMAX} [M1]" in labels
+    assert f"{SPAN} [M2,M3]" in labels
+    assert "RAPL counter" in notes["M1"]
+    assert unknown in notes["M2"]
+    assert "0.8 processors busy" in notes["M3"]
     assert column(table, "training", "J")[SPAN] == "-"
     write(study_folder, "span-s0", measurement(10, code={"engine": "of-tomorrow"}))
     (table,) = tables_of(build_report(study_folder))

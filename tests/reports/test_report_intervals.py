@@ -145,7 +145,7 @@ def test_remarks_say_what_the_numbers_hold_for(report: Report) -> None:
     assert "10,000 bootstrap resamples of 30 images" in remarks
     assert "With one seed an interval and its p hold for the questions only" in remarks
     assert "by Holm's rule over all rows that have one; of changes, over all changes" in remarks
-    assert "cannot tell = our p (Holm) is 0.05 or more" in remarks
+    assert "same sign or opposite sign = our p (Holm) is below 0.05; else cannot tell. How large" in remarks
     assert "the test server answered" not in remarks
     span = next(row for row in report.rows if row.key == "span-9-5-5")
     assert span.paired

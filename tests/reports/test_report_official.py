@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from reports.build import build
+from reports.by_type import by_type
 from reports.formats.comma_separated import comma_separated, types_comma_separated
 from reports.formats.latex import escape_latex, latex
 from reports.formats.markdown import markdown
@@ -347,6 +348,13 @@ def test_types_that_are_empty_everywhere_give_no_table(vqa2: Path) -> None:
     report = build_report(vqa2)
     assert report.by_type is None
     assert not any(table.title.startswith(TYPES) for table in lay_out(report).tables)
+
+
+def test_seeds_with_other_types_stop_the_report(vqa2: Path) -> None:
+    write_types(CellFolder(vqa2 / "softmax-s0"))
+    write_types(CellFolder(vqa2 / "softmax-s1"), answer_types=("yes/no", "colour"))
+    with pytest.raises(RecordError, match=r"softmax-s1 and softmax-s0 differ in their seeds alone: expected"):
+        by_type({"softmax": [vqa2 / "softmax-s0", vqa2 / "softmax-s1"]})
 
 
 def test_many_types_are_in_the_file_alone(vqa2: Path) -> None:

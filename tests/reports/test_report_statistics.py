@@ -210,11 +210,13 @@ def test_a_level_has_no_p() -> None:
     assert (level.p, level.adjusted, level.detectable) == (None, None, None)
 
 
-@pytest.mark.parametrize(("everywhere", "p"), [(0.0, 1.0), (0.25, 0.0)])
+@pytest.mark.parametrize(("everywhere", "p"), [(0.0, 1.0), (0.2, 1.0), (0.25, 2**-15)])
 def test_rows_that_differ_nowhere_or_everywhere_the_same(everywhere: float, p: float) -> None:
     questions = numpy.full(16, 4.0)
     (found,) = estimates([Sample.of(numpy.full((3, 16), 4 * everywhere), questions, difference=True)])
-    assert (found.value, found.error, found.p) == (100 * everywhere, 0.0, p)
+    assert (found.error, found.p) == (0.0, p)
+    assert found.value == pytest.approx(100 * everywhere)
+    assert (found.low <= 0 <= found.high) == (p == 1)
     # What happens to none of 16 images has at most this chance, with 97.5 % on one side (Clopper and Pearson 1934).
     from scipy import stats
 
@@ -226,8 +228,49 @@ def test_rows_that_differ_nowhere_or_everywhere_the_same(everywhere: float, p: f
 def test_no_wrong_answer_is_no_certainty() -> None:
     questions = numpy.full(1000, 9.0)
     (level,) = estimates([Sample.of(numpy.full((1, 1000), 9.0), questions, difference=False)])
-    assert level.value == 100
+    assert (level.value, level.high) == (100, 100)
     assert level.half == pytest.approx(0.368, abs=5e-4)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("score", [0.3, 0.6, 0.9])
+def test_equal_partial_scores_are_no_certainty_either(score: float, runs: int) -> None:
+    """Sums of 0.3 are not exact: what is left of them is no spread."""
+    images = [number % 50 for number in range(350)]
+    one = numpy.bincount(images, [score] * 350)
+    two = numpy.bincount(images, [score - 0.3] * 350)
+    level, none = (
+        estimates([Sample.of(numpy.stack([sums] * runs), numpy.full(50, 7.0), difference)])[0]
+        for sums, difference in ((one, False), (one - (two + 0.3 * 7), True))
+    )
+    assert level.value == pytest.approx(100 * score)
+    assert (level.error, none.error, none.p) == (0.0, 0.0, 1.0)
+    assert min(level.half, none.half) > 5
+
+
+def test_no_accuracy_is_beyond_0_or_100() -> None:
+    chance = numpy.random.default_rng(5)
+    for share in (0.02, 0.98):
+        sums = (chance.random((2, 40)) < share).astype(float)
+        sums[:, 0] = 1 - round(share), round(share)
+        (level,) = estimates([Sample.of(sums, numpy.ones(40), difference=False)])
+        assert 0 <= level.low < level.value < level.high <= 100
+        assert level.half == max(level.value - level.low, level.high - level.value)
+
+
+def test_an_interval_of_few_images_says_so() -> None:
+    questions = numpy.full(1000, 9.0)
+    for count, telling in ((1, 1), (19, 19), (20, None)):
+        sums = numpy.zeros((1, 1000))
+        sums[0, :count] = 1
+        difference, low, high = estimates(
+            [
+                Sample.of(sums, questions, True),
+                Sample.of(sums, questions, False),
+                Sample.of(9 - sums, questions, False),
+            ]
+        )
+        assert difference.telling == low.telling == high.telling == telling
 
 
 def test_the_detectable_difference_is_found_four_times_in_five() -> None:
