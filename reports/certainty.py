@@ -37,8 +37,8 @@ def certainty(report: Report) -> list[str]:
         )
     if rough := _rough(levels, pairs):
         lines.append(
-            f"Rough, since they are of fewer than {FEW_IMAGES} images that differ from all others (95 % intervals "
-            f"of 3 to 15 cover 85 to 93 %): {rough}."
+            f"Rough intervals, of fewer than {FEW_IMAGES} images that differ from all others (95 % intervals "
+            f"of 3 to 15 such images cover 85 to 93 %): {rough}."
         )
     if any(one.seeds == 1 for one in found):
         lines.append(
