@@ -72,7 +72,7 @@ def not_moved(cells: Iterable[CellRecord]) -> Iterator[Finding]:
 def _ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of the first and of the last evaluation: those between, the most of the file, are not read.
 
-    None where there are not two, or where nothing is learned.
+    Empty where there are not two, or where nothing is learned.
     """
     if not path.exists():
         return [], []

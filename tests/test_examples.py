@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,6 @@ CELL = Cell(
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> StudyFolder:
-    return StudyFolder(tmp_path / "study")
-
-
-@pytest.fixture
 def dataset(data_folder: Path) -> DataSet:
     return open_dataset(data_folder / "easy_vqa")
 
@@ -46,6 +42,14 @@ def run(study: StudyFolder, data: Path, cell: Cell = CELL) -> CellFolder:
     return record
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> StudyFolder:
+    """A study with one finished cell, to read and not to change."""
+    study = StudyFolder(tmp_path_factory.mktemp("finished") / "study")
+    run(study, data_folder)
+    return study
+
+
 def test_the_first_and_the_last_question_are_chosen_and_none_twice() -> None:
     rows = 7 + 3 * np.arange(1000)
     kept = chosen(rows)
@@ -55,9 +59,9 @@ def test_the_first_and_the_last_question_are_chosen_and_none_twice() -> None:
 
 
 def test_examples_are_questions_of_the_test_split_with_what_was_predicted(
-    study: StudyFolder, data_folder: Path, dataset: DataSet
+    finished: StudyFolder, dataset: DataSet
 ) -> None:
-    record = run(study, data_folder)
+    record = finished.cell("cell")
     kept = read_examples(record.path)
     rows = chosen(dataset.rows("test"))
     asked, predicted = dataset.questions(rows=rows), record.predictions().set_index("question_id")
@@ -75,9 +79,9 @@ def test_examples_are_questions_of_the_test_split_with_what_was_predicted(
         assert one.picture is None
 
 
-def test_attention_is_that_of_the_trained_model(study: StudyFolder, data_folder: Path, dataset: DataSet) -> None:
-    record = run(study, data_folder)
-    model, batch = load_trained(study, "cell", dataset), dataset.batch(chosen(dataset.rows("test")))
+def test_attention_is_that_of_the_trained_model(finished: StudyFolder, dataset: DataSet) -> None:
+    record = finished.cell("cell")
+    model, batch = load_trained(finished, "cell", dataset), dataset.batch(chosen(dataset.rows("test")))
     names = ("words", "regions", "boxes", "word_mask")
     with torch.no_grad():
         recorded = model.outputs(**{name: torch.from_numpy(getattr(batch, name)) for name in names}).attention
@@ -109,8 +113,8 @@ def test_a_damaged_tokenizer_is_named(dataset: DataSet, tmp_path: Path) -> None:
         dataclasses.replace(dataset, folder=tmp_path).tokens(np.array([0]))
 
 
-def test_damaged_examples_are_named(study: StudyFolder, data_folder: Path) -> None:
-    record = run(study, data_folder)
+def test_damaged_examples_are_named(finished: StudyFolder, tmp_path: Path) -> None:
+    record = CellFolder(shutil.copytree(finished.cell("cell").path, tmp_path / "cell"))
     (record.path / "examples" / "attention.npz").write_bytes(b"PK\x03\x04")
     with pytest.raises(RecordError, match=r"attention\.npz cannot be read"):
         read_attention(record.path)

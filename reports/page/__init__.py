@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from reports.cells import CellRecord, read_cells
+from reports.figures import Drawn
 from reports.page import index
 from reports.page.cells import cell_data, sites
 from reports.page.charts import row_curves, row_data
 from reports.page.data import script
 from reports.page.example_data import Examples
-from reports.page.figures import Captioned, shown
+from reports.page.figures import shown
 from reports.report import Report
 from suite.records import StudyFolder, write_bytes, write_text
 
 
-def write_page(report: Report, study_folder: Path, output: Path, figures: Sequence[Captioned] = ()) -> None:
+def write_page(report: Report, study_folder: Path, output: Path, figures: Sequence[Drawn]) -> None:
     """Writes index.html and cell.html under ``output``, and what they load under ``output / "page"``.
 
-    ``figures`` are those that lie as SVG and PDF under ``output / "figures"``; without them every SVG file there is
-    shown. The files depend on the records alone. What a cell's page shows is a file of its own, loaded when the
-    page is opened, so that the index of a thousand cells stays small. The folder ``page`` is the pages' alone:
-    what an earlier build left there goes.
+    ``figures`` are those that lie as files under ``output / "figures"``. The files depend on the records alone.
+    What a cell's page shows is a file of its own, loaded when the page is opened, so that the index of a thousand
+    cells stays small. The folder ``page`` is the pages' alone: what an earlier build left there goes.
     """
     study, cells, examples = StudyFolder(study_folder).study(), read_cells(study_folder), Examples(report)
     folder, written = output / "page", set[Path]()

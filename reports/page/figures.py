@@ -5,29 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote
 
+from reports.figures import Drawn
 from reports.page.markup import Markup, element
 
 
-class Captioned(Protocol):
-    """A figure that was drawn, by the name of its files."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def caption(self) -> str: ...
-
-
-def shown(output: Path, figures: Sequence[Captioned]) -> list[Markup]:
-    """A figure with its caption and files for each of ``figures``, or for each SVG file under ``output``."""
-    if figures:
-        return [_figure(output, one.name, one.title, one.caption) for one in figures]
-    names = sorted(path.stem for path in (output / "figures").glob("*.svg"))
-    return [_figure(output, name, name.replace("-", " "), "") for name in names]
+def shown(output: Path, figures: Sequence[Drawn]) -> list[Markup]:
+    """Each of ``figures`` with its caption and its files under ``output``."""
+    return [_figure(output, one.name, one.title, one.caption) for one in figures]
 
 
 def _size(path: Path) -> tuple[int, int] | None:
@@ -52,7 +38,7 @@ def _figure(output: Path, name: str, title: str, caption: str) -> Markup:
         element(
             "figcaption",
             element("strong", title),
-            *([element("p", caption)] if caption else []),
+            element("p", caption),
             element("p", *links, class_="links"),
         ),
         class_="published",

@@ -203,6 +203,12 @@ def study_folder(tmp_path: Path) -> Path:
     return write_study(tmp_path / "runs" / "small")
 
 
+@pytest.fixture
+def one_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds write their figures as SVG alone: encoding them is most of a build's time."""
+    monkeypatch.setattr("reports.figures.write.FORMATS", ("svg",))
+
+
 @pytest.fixture(scope="session")
 def write_small() -> Callable[..., Path]:
     """Writes the study to a folder that many tests share."""

@@ -36,13 +36,9 @@ def test_importing_loads_nothing_heavy() -> None:
     assert not {"torch", "ray", "transformers", "matplotlib", "rich"} & set(python(code).split())
 
 
-def test_equal_records_give_equal_bytes(make_study: MakeStudy, tmp_path: Path) -> None:
-    study = make_study(names=["softmax-s0", "softmax-s1", "entmax-s0", "softmax-blind-s0"])
-    code = "import pathlib, sys, reports.build as made; made.build(*map(pathlib.Path, sys.argv[1:]))"
-    python(code, study, tmp_path / "one", PYTHONHASHSEED="1", LANG="C", TZ="UTC")
-    python(code, study, tmp_path / "two", PYTHONHASHSEED="2", LANG="de_DE.UTF-8", TZ="Asia/Tokyo")
-    one, two = written(tmp_path / "one"), written(tmp_path / "two")
-    assert one == two
+def test_every_file_of_a_build_is_known(make_study: MakeStudy, tmp_path: Path) -> None:
+    build(make_study(names=["softmax-s0", "softmax-s1", "entmax-s0", "softmax-blind-s0"]), tmp_path / "one")
+    one = written(tmp_path / "one")
     figures = {"training", "test-accuracy", "cost", "density", "alpha-entmax-9-5-5"}
     names = {f"figures/{name}.{form}" for name in figures for form in ("pdf", "svg", "png")}
     pages = {"index.html", "cell.html"}
@@ -51,10 +47,11 @@ def test_equal_records_give_equal_bytes(make_study: MakeStudy, tmp_path: Path) -
     assert len([name for name in one if name.startswith("page/cells/")]) == 4
 
 
+@pytest.mark.usefixtures("one_format")
 def test_without_what_is_measured_the_bytes_do_not_tell_how_long_it_took(
     make_study: MakeStudy, tmp_path: Path
 ) -> None:
-    study = make_study()
+    study = make_study(names=["softmax-s0", "layerdrop-s0", "softmax-blind-s0"])
     build(study, tmp_path / "one", measured=False)
     for path in study.glob("*/result.json"):
         result = json.loads(path.read_text())
@@ -81,10 +78,8 @@ def test_a_study_without_cells_still_builds(make_study: MakeStudy, tmp_path: Pat
     assert (tmp_path / "report" / "tables.md").read_text(encoding="utf-8").count("| not in study |") == 7
 
 
-def test_figures_of_an_earlier_build_are_removed_and_others_kept(
-    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("reports.figures.write.FORMATS", ("svg",))
+@pytest.mark.usefixtures("one_format")
+def test_figures_of_an_earlier_build_are_removed_and_others_kept(make_study: MakeStudy, tmp_path: Path) -> None:
     report = tmp_path / "report"
     build(make_study(names=["softmax-s0", "entmax-s0"]), report)
     (report / "figures" / "mine.png").write_bytes(b"")
@@ -94,10 +89,9 @@ def test_figures_of_an_earlier_build_are_removed_and_others_kept(
     assert names == {"mine.png", "built.txt", "captions.txt", *drawn}
 
 
-def test_names_that_no_font_has_are_drawn(
-    study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("reports.figures.write.FORMATS", ("svg",))
-    path = study_folder / "study.json"
+@pytest.mark.usefixtures("one_format")
+def test_names_that_no_font_has_are_drawn(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_study(names=["softmax-s0", "window-s0"])
+    path = study / "study.json"
     path.write_text(path.read_text().replace("near|window_*", "$\\\\frac{$ \\u4e2d"))
-    assert "中" in build(study_folder, tmp_path / "report")
+    assert "中" in build(study, tmp_path / "report")

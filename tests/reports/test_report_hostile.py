@@ -7,8 +7,6 @@ import html.parser
 import io
 import json
 import re
-import shutil
-import subprocess
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from latex_document import compile_log
 
 from reports.build import build
 from reports.checks import checks
@@ -243,21 +242,11 @@ def test_markdown_is_tables_and_text(texts: dict[str, str]) -> None:
 
 
 def test_latex_compiles_and_reads_nothing(texts: dict[str, str], tmp_path: Path) -> None:
-    program = shutil.which("pdflatex")
     for name, text in texts.items():
-        if not name.endswith(".tex"):
-            continue
-        commands = set(re.findall(r"(?<!\\)(?:\\\\)*\\([A-Za-z]+)", text))
-        assert not {"input", "write", "immediate", "openout", "def", "csname", "catcode"} & commands
-        if program is None:
-            pytest.skip("pdflatex is not installed")
-        (tmp_path / "tables.tex").write_text(text, encoding="utf-8")
-        (tmp_path / "paper.tex").write_text(
-            "\\documentclass[twocolumn]{article}\\usepackage{booktabs}\\begin{document}\\input{tables}\\end{document}"
-        )
-        command = [program, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
-        assert done.returncode == 0, done.stdout[-2000:]
+        if name.endswith(".tex"):
+            commands = set(re.findall(r"(?<!\\)(?:\\\\)*\\([A-Za-z]+)", text))
+            assert not {"input", "write", "immediate", "openout", "def", "csname", "catcode"} & commands
+            compile_log(text, tmp_path)
 
 
 class Tags(html.parser.HTMLParser):

@@ -6,10 +6,11 @@ import csv
 import io
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from latex_document import compile_log
+from scored import add_seed, write_all
 
 from reports.formats.comma_separated import comma_separated
 from reports.formats.latex import latex
@@ -20,7 +21,6 @@ from reports.report import Report, Row
 from reports.statistics import Estimate
 from reports.tables import build_report
 from suite.records import read_json, write_json
-from tests.reports.scored import add_seed, write_all
 
 
 @pytest.fixture
@@ -194,15 +194,4 @@ def test_latex_has_the_intervals_in_mathematics(report: Report) -> None:
 
 
 def test_latex_with_intervals_compiles_within_the_page(report: Report, tmp_path: Path) -> None:
-    program = shutil.which("pdflatex")
-    if program is None:
-        pytest.skip("pdflatex is not installed")
-    (tmp_path / "tables.tex").write_text(latex(report), encoding="utf-8")
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\\usepackage[margin=0.75in]{geometry}\\usepackage{booktabs}"
-        "\\begin{document}\\input{tables}\\end{document}"
-    )
-    command = [program, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    assert "Overfull" not in compile_log(latex(report), tmp_path)

@@ -6,14 +6,13 @@ import csv
 import io
 import random
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 import pytest
+from latex_document import compile_log
 
 from reports.build import build
 from reports.by_type import by_type
@@ -468,18 +467,7 @@ def test_latex_has_the_columns(full: Report) -> None:
 
 
 def test_latex_of_all_of_it_compiles_within_the_page(full: Report, tmp_path: Path) -> None:
-    program = shutil.which("pdflatex")
-    if program is None:
-        pytest.skip("pdflatex is not installed")
-    (tmp_path / "tables.tex").write_text(latex(full), encoding="utf-8")
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\\usepackage[margin=0.75in]{geometry}\\usepackage{booktabs}"
-        "\\begin{document}\\input{tables}\\end{document}"
-    )
-    command = [program, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    assert "Overfull" not in compile_log(latex(full), tmp_path)
 
 
 def test_the_name_of_a_type_is_text(vqa2: Path) -> None:

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import page_records
 import pytest
+from chromium import opened_browser
 from figure_records import with_high_accuracies
+from matplotlib.figure import Figure
 from page_records import IMAGE, QUESTIONS, SCRIPT
 
 import reports.page as page_scripts
 from reports.costs import Cost
+from reports.figures import Drawn
 from reports.layout import DAGGER, lay_out
 from reports.page import write_page
 from reports.page.cells import POINTS, curves, log_end
@@ -34,23 +37,12 @@ from reports.tables import build_report
 from reports.verdicts import Verdict
 from suite.records import StudyFolder
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-)  # fmt: skip
 PHONE = {"width": 375, "height": 740}
 CLAIM = Claim("span", f"Spans cost nothing {SCRIPT}", "Table 1", "Holds above -1.", "holds", "-0.3", ("span-s0",))
 FINDING = Finding("span_entmax-s0", "not-learned", f"Expected 75 %, found 71.5 % {IMAGE}: train longer.")
 COST = Cost("", "one CPU", 32, 0.31, 210.0, 8.2, 12.4, 1800.0, 700.0, 22.1, 0.31, f"an estimate {SCRIPT}")
+DRAWN = Drawn("training", "Training", f"Accuracy over steps {IMAGE}", Figure())
 VERDICT = Verdict("same sign", f"Both below, by 0.80 and 1.64 points {IMAGE}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    name: str
-    title: str
-    caption: str
 
 
 Open = Callable[..., Any]
@@ -78,8 +70,7 @@ def write(study: Path, output: Path) -> Path:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 90.4 60"/>'
     )
     (output / "figures" / "training.pdf").write_bytes(b"%PDF-")
-    figures = (Drawn("training", "Training", f"Accuracy over steps {IMAGE}"),)
-    write_page(with_verdicts(build_report(study)), study, output, figures)
+    write_page(with_verdicts(build_report(study)), study, output, [DRAWN])
     return output
 
 
@@ -95,13 +86,8 @@ def report(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH to open the pages with")
-    driven = pytest.importorskip("playwright.sync_api", reason="playwright, which opens the pages, is missing")
-    with driven.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+    with opened_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -450,7 +436,7 @@ def seconds_to_open(opened: Open, folder: Path) -> float:
 
 def test_a_thousand_cells_open_at_once(opened: Open, tmp_path: Path) -> None:
     study = page_records.write_large(tmp_path / "large")
-    write_page(build_report(study), study, tmp_path / "report")
+    write_page(build_report(study), study, tmp_path / "report", [])
     assert min(seconds_to_open(opened, tmp_path / "report") for _ in range(3)) < 2
     page = opened(folder=tmp_path / "report")
     cells = page.locator("#cells")
@@ -466,7 +452,7 @@ def test_a_thousand_cells_open_at_once(opened: Open, tmp_path: Path) -> None:
 
 def test_a_cell_of_any_name_has_its_page(opened: Open, tmp_path: Path) -> None:
     study = page_records.write_large(tmp_path / "odd", count=2, name="é %41#?&'\"<i>")
-    write_page(build_report(study), study, tmp_path / "report")
+    write_page(build_report(study), study, tmp_path / "report", [])
     page = opened(folder=tmp_path / "report")
     page.locator("#cells").get_by_role("link").last.click()
     page.get_by_role("heading", name="é %41#?&'\"<i>-s1-0001").wait_for()
@@ -480,18 +466,13 @@ def test_the_same_records_give_the_same_bytes_wherever_they_lie(study: Path, rep
     moved = shutil.copytree(study, tmp_path / "elsewhere" / "small")
     again = write(moved, tmp_path / "report")
     (again / "page" / "cells" / "gone.js").write_text("of an earlier build")
-    write_page(
-        with_verdicts(build_report(moved)),
-        moved,
-        again,
-        [Drawn("training", "Training", f"Accuracy over steps {IMAGE}")],
-    )
+    write_page(with_verdicts(build_report(moved)), moved, again, [DRAWN])
     assert written(again) == written(report)
     assert not [name for name, content in written(again).items() if str(study.parent).encode() in content]
 
 
 def test_without_what_is_measured_no_page_tells_time_or_machine(study: Path, tmp_path: Path) -> None:
-    write_page(build_report(study, measured=False), study, tmp_path)
+    write_page(build_report(study, measured=False), study, tmp_path, [])
     for name, content in written(tmp_path).items():
         if name.startswith("page/cells"):
             assert not [word for word in (b"seconds", b"node-1", b"Segments", b"line 200") if word in content], name

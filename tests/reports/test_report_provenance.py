@@ -166,6 +166,7 @@ def test_a_damaged_provenance_is_a_users_error(study: Path, text: str) -> None:
         unlike(study)
 
 
+@pytest.mark.usefixtures("one_format")
 def test_the_command_says_by_its_exit_code(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     study = make_study(names=["softmax-s0"])
 

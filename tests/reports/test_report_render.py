@@ -6,12 +6,11 @@ import csv
 import io
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from latex_document import compile_log
 
 from reports.formats.comma_separated import COLUMNS, comma_separated
 from reports.formats.latex import escape_latex, latex
@@ -167,13 +166,4 @@ def test_plain_drops_what_a_terminal_would_obey() -> None:
 
 
 def test_latex_compiles(report: Report, tmp_path: Path) -> None:
-    program = shutil.which("pdflatex")
-    if program is None:
-        pytest.skip("pdflatex is not installed")
-    (tmp_path / "tables.tex").write_text(latex(report), encoding="utf-8")
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\\usepackage{booktabs}\\begin{document}\\input{tables}\\end{document}"
-    )
-    command = [program, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:]
+    compile_log(latex(report), tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from scored import IDS, IMAGES, QUESTIONS, draw, write_all, write_scores
 
 from reports.published import Published, load_paper
 from reports.report import Report, Row
@@ -19,7 +20,6 @@ from reports.statistics import Estimate, estimates
 from reports.tables import build_report
 from reports.verdicts import verdict
 from suite.records import CellFolder, RecordError, read_json, write_json
-from tests.reports.scored import IDS, IMAGES, QUESTIONS, draw, write_all, write_scores
 
 ROOT = Path(__file__).parents[2]
 
