@@ -170,3 +170,12 @@ def test_the_grid_through_ray(tmp_path: Path, share: str, workers: tuple[str, ..
 )
 def test_the_benches(tmp_path: Path, bench: str) -> None:
     assert "|" in ablate(tmp_path, "bench", *bench.split(), "--rounds=2", f"--device={DEVICE}")
+
+
+def test_what_cells_cost(tmp_path: Path) -> None:
+    settings = [part for setting in SMALL.split() for part in ("--set", setting)]
+    ablate(tmp_path, "run", "--no-ray", "--variants=softmax,layerdrop", *settings)
+    assert "layerdrop" in ablate(tmp_path, "bench", "cost", "--rounds=1", f"--device={DEVICE}")
+    costs = [json.loads(path.read_text())["measurements"][0] for path in tmp_path.glob("runs/demo/*/cost.json")]
+    assert {one["kind"] for one in costs} == {DEVICE}
+    assert all(one["train_memory_mib"] > 0 and one["latency_ms"]["p50"] > 0 for one in costs)
