@@ -94,12 +94,10 @@ def _notes(cost: Cost, all_of_device: Sequence[Cost]) -> list[str]:
 
 
 def cost_remarks(report: Report) -> list[str]:
-    """What the numbers of ``cost_tables`` are, and what neither they nor multiply-adds say."""
+    """What the numbers of ``cost_tables`` are, and what they do not say."""
     rows = [row for row in report.rows if row.costs]
     if not rows:
         return []
-    counts = [row.measured.uncounted_operators for row in rows if row.measured]
-    operators = sorted({name.rpartition("::")[2] for one in counts for name in one})
     target = rows[0].costs[0].target
     remarks = [
         "Cost: measured by `ablate bench cost`, one seed a row, alone on the machine that the table names and in "
@@ -108,8 +106,6 @@ def cost_remarks(report: Report) -> list[str]:
         "the peak of memory, on a processor above what libraries and data set take.",
         "Cost counts from stored features of the pictures: the detector that makes them is in no number.",
     ]
-    if operators:
-        remarks.append(f"MACs leave out {', '.join(operators)}, which take time and energy all the same.")
     if target is not None:
         remarks.append(
             f"Target: {target.accuracy:.2f} % on validation, {target.rule}. Its time is that of the steps up to "

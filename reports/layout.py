@@ -270,6 +270,16 @@ def _floors(report: Report) -> tuple[str, ...]:
     return tuple(map(plain, lines))
 
 
+def _uncounted(report: Report) -> list[str]:
+    """What multiply-adds say nothing of."""
+    counts = [row.measured.uncounted_operators for row in report.rows if row.measured]
+    if not counts:
+        return []
+    operators = sorted({name.rpartition("::")[2] for one in counts for name in one})
+    named = f" {', '.join(operators)}, which take time and energy all the same, and" if operators else ""
+    return [plain(f"MACs leave out{named} the detector: the features of the pictures' regions are stored.")]
+
+
 def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
     levels = any(row.measured and row.measured.server for row in report.rows if row.published)
     return (
@@ -277,6 +287,7 @@ def _remarks(report: Report, server: bool, official: bool) -> tuple[str, ...]:
         f"Paper: {report.paper.citation}; accuracy in % on {report.paper.dataset}. Its code: {report.paper.code}.",
         "Ours: test accuracy in %, mean over seeds; MACs are multiply-adds of one question, padded as in the "
         f"paper{'; seconds of training' if report.measured else ''}.",
+        *_uncounted(report),
         *map(plain, certainty(report)),
         *([LEVELS] if levels else []),
         *([differences_rule(report.comparable)] if any(row.verdict for row in report.rows) else []),
