@@ -10,7 +10,12 @@ from pathlib import Path
 from reports.checks import checks
 from reports.claims import claims
 from reports.figures import Options, draw_all, write_figures
-from reports.formats.comma_separated import comma_separated, types_comma_separated
+from reports.formats.comma_separated import (
+    claims_comma_separated,
+    comma_separated,
+    costs_comma_separated,
+    types_comma_separated,
+)
 from reports.formats.latex import latex
 from reports.formats.markdown import markdown
 from reports.formats.terminal import terminal
@@ -32,11 +37,11 @@ def build(
 ) -> str:
     """Writes index.html, tables.md, tables.tex, tables.csv and figures/ under ``output``; returns the tables.
 
-    Where questions have types, there is types.csv too. ``width`` is that of the terminal, in characters. The files
-    depend on the records alone: the same records give the same bytes, and without what is ``measured`` so do the
-    records of two runs. ``question`` is the id of the one whose answers are drawn, ``all_heads`` draws every head's
-    alpha. With ``check`` nothing is written: returns what tells the report that is there from what its options
-    would give now, and nothing where it is the same.
+    Where there is something to say there are types.csv, claims.csv and costs.csv too. ``width`` is that of the
+    terminal, in characters. The files depend on the records alone: the same records give the same bytes, and
+    without what is ``measured`` so do the records of two runs. ``question`` is the id of the one whose answers are
+    drawn, ``all_heads`` draws every head's alpha. With ``check`` nothing is written: returns what tells the report
+    that is there from what its options would give now, and nothing where it is the same.
 
     Raises UserError for an id that is not in the records.
     """
@@ -50,10 +55,12 @@ def build(
     write_text(output / "tables.md", markdown(report))
     write_text(output / "tables.tex", latex(report))
     write_text(output / "tables.csv", comma_separated(report))
-    if (types := types_comma_separated(report)) is None:
-        (output / "types.csv").unlink(missing_ok=True)
-    else:
-        write_text(output / "types.csv", types)
+    some = {"types": types_comma_separated, "claims": claims_comma_separated, "costs": costs_comma_separated}
+    for name, form in some.items():
+        if (text := form(report)) is None:
+            (output / f"{name}.csv").unlink(missing_ok=True)
+        else:
+            write_text(output / f"{name}.csv", text)
     write_figures(drawn, output / "figures")
     write_page(report, study_folder, output, drawn)
     options = {"measured": measured, "question": question, "all_heads": all_heads}

@@ -110,6 +110,65 @@ def types_comma_separated(report: Report) -> str | None:
     return file.getvalue()
 
 
+CLAIM_COLUMNS = ("key", "text", "source", "rule", "verdict", "seeds", "stale", "evidence", "cells")
+
+
+def claims_comma_separated(report: Report) -> str | None:
+    """A line per claim of the paper's; None where the study repeats none of its rows."""
+    if not report.claims:
+        return None
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CLAIM_COLUMNS)
+    for claim in report.claims:
+        writer.writerow(_line(dataclasses.asdict(claim) | {"cells": " ".join(claim.cells)}, CLAIM_COLUMNS))
+    return file.getvalue()
+
+
+COST_COLUMNS = (
+    "key",
+    "label",
+    "cell",
+    "device",
+    "batch_size",
+    "step_seconds",
+    "step_low",
+    "step_high",
+    "relative",
+    "questions_per_second",
+    "latency_p50",
+    "latency_p99",
+    "train_memory",
+    "predict_memory",
+    "step_energy",
+    "question_energy",
+    "energy_source",
+    "target_accuracy",
+    "to_target",
+    "other_cores",
+    "engine",
+)
+
+
+def costs_comma_separated(report: Report) -> str | None:
+    """A line per row and device: seconds, milliseconds of latency, MiB, joules; None where nothing was measured.
+
+    ``step_low`` and ``step_high`` are quartiles; ``relative`` is to the softmax row on the same device.
+    """
+    lines = [(row, cost) for row in report.rows for cost in row.costs]
+    if not lines:
+        return None
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COST_COLUMNS)
+    for row, cost in lines:
+        low, high = cost.step_quartiles or (None, None)
+        values = {"key": row.key, "label": row.label, "step_low": low, "step_high": high}
+        values |= {"target_accuracy": cost.target.accuracy if cost.target else None}
+        writer.writerow(_line(dataclasses.asdict(cost) | values, COST_COLUMNS))
+    return file.getvalue()
+
+
 def _change(line: Comparison) -> dict[str, object]:
     states = dict.fromkeys(cell.state for cell in (*line.base, *line.changed))
     return {

@@ -42,7 +42,7 @@ def test_every_file_of_a_build_is_known(make_study: MakeStudy, tmp_path: Path) -
     figures = {"training", "test-accuracy", "cost", "density", "alpha-entmax-9-5-5"}
     names = {f"figures/{name}.{form}" for name in figures for form in ("pdf", "svg", "png")}
     pages = {"index.html", "cell.html"}
-    others = {"figures/built.txt", "figures/captions.txt", "provenance.json"}
+    others = {"claims.csv", "figures/built.txt", "figures/captions.txt", "provenance.json"}
     assert {name for name in one if not name.startswith("page/")} == TABLES | names | pages | others
     assert len([name for name in one if name.startswith("page/cells/")]) == 4
 

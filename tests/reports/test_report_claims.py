@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import random
@@ -17,12 +18,14 @@ from scipy.stats import ttest_1samp
 
 from reports.claim_sites import falls, rises
 from reports.claims import claims
+from reports.formats.comma_separated import claims_comma_separated
 from reports.formats.latex import escape_latex, latex
 from reports.formats.markdown import escape_markdown, markdown
 from reports.formats.terminal import terminal
 from reports.layout import lay_out
 from reports.report import Claim
 from reports.tables import build_report
+from reports.text import plain
 from suite.config import ModelSize, Protocol, to_plain
 from suite.records import CellFolder
 
@@ -485,3 +488,15 @@ def test_the_tables_show_verdicts_with_rule_and_numbers(study_folder: Path) -> N
             assert escape(claim.text) in text
             assert escape(note.text) in text
             assert note.text == f"{claim.rule} Found: {claim.evidence}"
+
+
+def test_csv_reads_back_into_the_claims(study_folder: Path) -> None:
+    report = dataclasses.replace(build_report(study_folder), claims=claims(build_report(study_folder)))
+    text = claims_comma_separated(report)
+    assert text is not None
+    table = pd.read_csv(io.StringIO(text), keep_default_na=False)
+    assert table["key"].tolist() == [claim.key for claim in report.claims]
+    for name in ("text", "source", "rule", "verdict", "evidence"):
+        assert table[name].tolist() == [plain(getattr(claim, name)) for claim in report.claims]
+    assert [cells.split() for cells in table["cells"]] == [list(claim.cells) for claim in report.claims]
+    assert claims_comma_separated(build_report(study_folder)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from reports.checks import checks
 from reports.claims import claims
 from reports.costs import Costs, read_costs
-from reports.formats.comma_separated import comma_separated
+from reports.formats.comma_separated import comma_separated, costs_comma_separated
 from reports.formats.latex import latex
 from reports.formats.markdown import markdown
 from reports.formats.terminal import terminal
@@ -240,6 +242,23 @@ def test_remarks_say_what_is_in_no_number(study_folder: Path) -> None:
     page = " ".join(terminal(build_report(study_folder)).split())
     assert "the detector that makes them is in no number" in page
     assert "MACs leave out softmax, which take time" in page
+
+
+def test_csv_reads_back_into_the_measurements(study_folder: Path) -> None:
+    for cell, step in (("softmax-s0", 0), ("span-s0", 10)):
+        write(study_folder, cell, measurement(step))
+    report = build_report(study_folder)
+    text = costs_comma_separated(report)
+    assert text is not None
+    table = pd.read_csv(io.StringIO(text)).set_index("cell")
+    costs = [cost for row in report.rows for cost in row.costs]
+    assert list(table.index) == [cost.cell for cost in costs] == ["softmax-s0", "span-s0"]
+    for cost in costs:
+        line = table.loc[cost.cell]
+        assert (line["step_low"], line["step_high"]) == cost.step_quartiles
+        for name in ("device", "step_seconds", "relative", "latency_p99", "predict_memory", "energy_source"):
+            assert line[name] == getattr(cost, name), name
+    assert costs_comma_separated(build_report(study_folder, measured=False)) is None
 
 
 def test_without_what_is_measured_nothing_of_it_is_shown(study_folder: Path) -> None:
