@@ -122,10 +122,10 @@ def test_predictions_give_the_recorded_accuracy(whole: Path) -> None:
 
 
 def test_second_run_finds_nothing_to_do(whole: Path, data: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in whole.glob("runs/demo/*/*.json*")}
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("runs/demo/*-s0-*/*.json*")}
     done = ablate("run", "--data", data, cwd=whole, small=True)
     assert "nothing to run" in done.stderr
-    assert {path: path.stat().st_mtime_ns for path in whole.glob("runs/demo/*/*.json*")} == before
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("runs/demo/*-s0-*/*.json*")} == before
 
 
 def test_report_needs_nothing_but_records(whole: Path) -> None:
