@@ -244,7 +244,8 @@ def fit(grid: Grid, memory: float, scheduler: TrialScheduler | None = None) -> N
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name="trials",
+                # Ray keeps what it writes by the second in which a launch began and by this name.
+                name=Path(scratch).name,
                 storage_path=scratch,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

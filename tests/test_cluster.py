@@ -180,12 +180,20 @@ def test_a_cell_whose_worker_is_told_to_leave_goes_on_elsewhere_and_drain_ends_t
 def test_a_second_launch_waits_for_the_cells_of_the_first(
     place: Place, expected: Path, cluster: LocalCluster, runs: Path
 ) -> None:
+    before = artifact_names(cluster)
     both = [place.start(runs, "--address", cluster.address) for _ in range(2)]
     for process in both:
         ended(process)
     assert not differences(runs / "demo", expected)
     for cell in cells(runs / "demo").values():
         assert len(read_lines(cell / "segments.jsonl")) == 1
+    # By these names alone Ray tells launches apart that begin within one second.
+    assert len(artifact_names(cluster) - before) == 2
+
+
+def artifact_names(cluster: LocalCluster) -> set[str]:
+    """Of the folders in which Ray keeps what the launches write."""
+    return {path.name for path in cluster.folder.glob("*/session_*/artifacts/*/*")}
 
 
 @pytest.mark.parametrize(
