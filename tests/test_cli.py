@@ -16,6 +16,8 @@ import pandas as pd
 import psutil
 import pytest
 
+from suite.records import load_cells
+
 ABLATE = [sys.executable, "-m", "suite"]
 SMALL = ("layers=2,2,2", "width=16", "heads=2", "intermediate=16", "steps=24", "evaluations=4", "batch_size=16")
 MARK = "ABLATE_TEST"
@@ -123,6 +125,7 @@ def test_predictions_give_the_recorded_accuracy(whole: Path) -> None:
 
 def test_second_run_finds_nothing_to_do(whole: Path, data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.glob("runs/demo/*-s0-*/*.json*")}
+    assert len({path.parent for path in before}) == len(load_cells(whole / "runs/demo"))
     done = ablate("run", "--data", data, cwd=whole, small=True)
     assert "nothing to run" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in whole.glob("runs/demo/*-s0-*/*.json*")} == before
