@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Says what was expected, what was received and what to do."""
 
 
+class UnfitNode(UserError):
+    """A node that has not what the driver expects of it: what it trained would be another cell. Ends the launch."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among ``known``, with the nearest that is."""
     known = sorted(known)

@@ -39,14 +39,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from suite import checkpoints
+from suite import checkpoints, preflight
 from suite.config import Cell, Placement, from_plain, to_plain
 from suite.errors import UserError
 from suite.plan import Job, Workplace
 from suite.progress import Display
 from suite.pulse import Leave, Progress, drain_markers, launch_marker
 from suite.records import StudyFolder
-from suite.room import need
+from suite.room import need, node_name
 from suite.running import Train, WorkerDied, run_cell
 from suite.training import train_and_test
 
@@ -63,6 +63,14 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+
+class Refused(KeyboardInterrupt):
+    """The launch ends for an error that is the user's to mend. Tune lets this pass: the other cells leave first."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 FaultKind = Literal["left", "node lost", "worker died", "out of memory"]
@@ -151,7 +159,11 @@ class Grid(Searcher):
 
     def lost(self, trial_id: str, error: Exception | None) -> None:
         """The trial's worker is gone: its cell is handed out again, or given up where that did not help before."""
-        job, fault = self.running.pop(trial_id), fault_of(error)
+        job = self.running.pop(trial_id)
+        try:
+            fault = fault_of(error)
+        except UserError as refusal:
+            raise Refused(refusal) from None
         record = self.folder.cell(job.id)
         step = max(checkpoints.steps(record.checkpoints), default=0)
         at, times = self.died.get(job.id, (step, 0))
@@ -267,6 +279,8 @@ class CellTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         signal.signal(signal.SIGTERM, self._terminate)
+        self.checked = False
+        """Whether this process has what the driver expects."""
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -289,6 +303,9 @@ class CellTrial(tune.Trainable):
             self._await_decision(progress, job, workplace)
 
         try:
+            if workplace.expected and not self.checked:
+                preflight.check(workplace.expected, node_name(socket.gethostname(), workplace.node))
+            self.checked = True
             report = decided if job.role == "trial" else self.messages.put
             run_cell(job, workplace, report, self.leaving, _train(workplace.placement))
             self.messages.put(None)

@@ -67,6 +67,8 @@ class Workplace:
     """Seconds without a step after which a worker ends itself; 0: never."""
     patience: float = 600.0
     """Seconds that a cell waits for a run folder that cannot be written."""
+    expected: dict[str, Any] | None = None
+    """What a worker looks for before it begins (suite.preflight.Expected as plain values); None: it need not."""
 
 
 def load_study(

@@ -17,7 +17,7 @@ from typing import Any
 
 from suite import estimate, provenance, registry
 from suite.data.store import open_dataset
-from suite.errors import UserError
+from suite.errors import UnfitNode, UserError
 from suite.plan import Job, Workplace
 from suite.records import read_json, write_text
 
@@ -122,6 +122,17 @@ def faults(expected: Expected, answer: Mapping[str, Any], node: str) -> list[str
             had = reason or f"expected {identity[:12]}, received {received[:12]}."
             found.append(f"{node} lacks the planned weights {source}: {had} Give all nodes the same file.")
     return found
+
+
+def check(expected: dict[str, Any], node: str) -> None:
+    """Raises UnfitNode where this process, a worker on ``node``, has not what the driver expects.
+
+    Nodes come and code is edited after a launch has begun.
+    """
+    if found := faults(Expected(**expected), look(expected), node):
+        raise UnfitNode(
+            "\n  ".join(["The launch ends: a worker found another node than the driver expects.", *found])
+        )
 
 
 def _folder_faults(expected: Expected, answer: Mapping[str, Any], node: str) -> list[str]:

@@ -15,11 +15,16 @@ class Node:
 
     id: str
     name: str
-    """Its host and the head of its id: what a person looks it up by."""
+    """As ``node_name`` gives it."""
     cpus: float
     gpus: float
     memory: float | None = None
     """Bytes that Ray gives out; None where it is not known."""
+
+
+def node_name(host: str, node: str) -> str:
+    """What a person looks a node up by: its host, and the head of Ray's id of it."""
+    return f"{host} ({node[:6]})"
 
 
 def placed(placement: Placement, nodes: Sequence[Node]) -> Placement:

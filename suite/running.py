@@ -21,7 +21,7 @@ import torch
 
 from suite import checkpoints, provenance, training
 from suite.config import to_plain
-from suite.errors import UserError
+from suite.errors import UnfitNode, UserError
 from suite.lease import Holder, Lease, LeaseLost
 from suite.plan import Job, Workplace
 from suite.pulse import Leave, Progress, Pulse, drain_markers
@@ -51,7 +51,7 @@ def run_cell(
     Waits while another process runs it, and continues from the newest checkpoint. What goes wrong in code or data
     is written to ``failure.json`` and the log of the cell, not raised. Raises Leave where the cell was asked to
     leave, by ``leaving`` or by those who drain its node, and UserError where its record could not be written for
-    ``workplace.patience`` seconds since its last checkpoint.
+    ``workplace.patience`` seconds since its last checkpoint, or a node of its workers is unfit.
     """
     record = StudyFolder(workplace.study).cell(job.id)
     waited, wait, reached = 0.0, 1.0, 0
@@ -162,7 +162,7 @@ def _run_recorded(
                 print("The engine has changed since this cell began: it begins again.")
             with pulse:
                 train(job, workplace, record, pulse)
-        except (Leave, LeaseLost, WorkerDied):
+        except (Leave, LeaseLost, WorkerDied, UnfitNode):
             raise
         except Exception as error:
             if isinstance(error, OSError) and (error.errno in TROUBLE or not _writable(record.path)):

@@ -30,14 +30,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite import preflight
 from suite.errors import UserError
-from suite.grid import Grid, Stopped, fault_of, fit
+from suite.grid import Grid, Refused, Stopped, fault_of, fit
 from suite.halving import Halving, halved
 from suite.lease import holder_of
 from suite.plan import Job, Workplace
 from suite.progress import Display
 from suite.pulse import Leave, launch_marker
 from suite.records import StudyFolder
-from suite.room import Node, check_room, need, placed, room_on, shortage
+from suite.room import Node, check_room, need, node_name, placed, room_on, shortage
 from suite.running import run_cell
 from suite.search import Found
 from suite.trackers import Follower
@@ -167,6 +167,7 @@ def run_with_ray(
         workplace, slots = found.workplace, found.slots
         with (
             Display(jobs, finished, slots, followers) as display,
+            _expecting(jobs, workplace, cluster) as workplace,
             _without_markers(workplace),
             _leaving(jobs, workplace),
         ):
@@ -198,6 +199,16 @@ def _survey(jobs: Sequence[Job], workplace: Workplace, cluster: Cluster) -> Surv
         found += faults
     found += preflight.disk_faults(jobs, workplace, slots)
     return Survey(nodes, workplace, memory, slots, answers, found)
+
+
+@contextmanager
+def _expecting(jobs: Sequence[Job], workplace: Workplace, cluster: Cluster) -> Iterator[Workplace]:
+    """On a cluster, with what workers look for before they begin: some of its nodes come later than the launch."""
+    if not cluster.address:
+        yield workplace
+        return
+    with preflight.expected_of(jobs, workplace) as expected:
+        yield dataclasses.replace(workplace, expected=dataclasses.asdict(expected))
 
 
 def _ask(
@@ -265,7 +276,7 @@ def _nodes() -> list[Node]:
     return [
         Node(
             id=node["NodeID"],
-            name=f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})",
+            name=node_name(node["NodeManagerHostname"], node["NodeID"]),
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
             memory=node["Resources"].get("memory"),
@@ -334,12 +345,12 @@ def _signals(stop: Callable[[int, Any], None], *numbers: signal.Signals) -> Iter
 
 @contextmanager
 def _leaving(jobs: Sequence[Job], workplace: Workplace) -> Iterator[None]:
-    """Has the running cells write checkpoints when the launch is told to stop."""
+    """Has the running cells write checkpoints when the launch is told to stop, or ends for a UserError."""
     folder = StudyFolder(workplace.study)
     marker = launch_marker(Path(workplace.study), workplace.launch)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         running = [job for job in jobs if _runs_here(folder, job, workplace.launch)]
         if running:
             _say(
@@ -357,6 +368,8 @@ def _leaving(jobs: Sequence[Job], workplace: Workplace) -> Iterator[None]:
                 and any(_runs_here(folder, job, workplace.launch) for job in running)
             ):
                 time.sleep(0.5)
+        if isinstance(interrupt, Refused):
+            raise interrupt.error from None
         raise
 
 

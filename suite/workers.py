@@ -36,11 +36,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from suite import preflight
 from suite.engine import BACKENDS, build_engine, is_lost_worker
 from suite.plan import Job, Workplace
 from suite.pulse import Leave, Pulse, Wish, drain_markers
 from suite.records import CellFolder
 from suite.relay import Relay
+from suite.room import node_name
 from suite.running import WorkerDied, redirected, where
 from suite.training import train_and_test
 
@@ -159,6 +161,8 @@ def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> Non
             log=log,
         )
         try:
+            if workplace.expected:
+                preflight.check(workplace.expected, node_name(socket.gethostname(), node))
             with pulse:
                 train_and_test(job, workplace, record, pulse, build_engine(workplace.placement))
         except Leave:

@@ -153,6 +153,15 @@ class LocalCluster:
         return node
 
 
+def edited_code(folder: Path) -> Path:
+    """A copy of the code with an edit, in ``folder``: what a node has that was not brought to the same commit."""
+    for package in ("suite", "ablations", "reports"):
+        shutil.copytree(TREE / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "suite" / "training.py").open("a") as file:
+        file.write("# edited\n")
+    return folder
+
+
 def _mark_of(process: psutil.Process) -> str | None:
     with contextlib.suppress(psutil.Error):
         if process.status() != psutil.STATUS_ZOMBIE:

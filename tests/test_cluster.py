@@ -18,9 +18,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from local_cluster import LocalCluster, marked
+from local_cluster import LocalCluster, edited_code, marked
 from small_grid import cells, content, differences, left_over, nodes, run_command, write_small_data
 
+from suite import provenance
 from suite.records import read_lines
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +72,12 @@ class Place:
             runs, self.data, *more, variants=variants, steps=steps, evaluations=4, learning_rate=1e-2
         )
         return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=self.folder,  # Ray has the workers import what lies in the driver's folder.
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def run(self, runs: Path, *more: object, expect: int = 0, **settings: object) -> str:
@@ -189,6 +195,28 @@ def test_a_second_launch_waits_for_the_cells_of_the_first(
         assert len(read_lines(cell / "segments.jsonl")) == 1
     # By these names alone Ray tells launches apart that begin within one second.
     assert len(artifact_names(cluster) - before) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_node_that_comes_later_with_other_code_trains_nothing(
+    place: Place, tmp_path: Path, runs: Path, workers: int
+) -> None:
+    with LocalCluster(0) as cluster:
+        first = cluster.add_node(cpus=workers)
+        process = place.start(runs, "--address", cluster.address, "--workers", workers, steps=2 * STEPS)
+        wait_until(lambda: list(runs.glob("demo/*/live.json")), process)
+        code = tmp_path / "code"
+        code.mkdir()
+        cluster.add_node(cpus=workers, environment={"PYTHONPATH": str(edited_code(code))})
+        if workers == 2:  # The process that waits for them runs elsewhere, with the driver's code.
+            cluster.kill_node(first)
+        said = ended(process, 2)
+    assert "The launch ends: " in said
+    assert "has another version of the suite: expected the engine" in said
+    begun = [json.loads(config.read_text()) for config in runs.glob("demo/*/config.json")]
+    assert {config["code"]["engine"] for config in begun} == {provenance.engine_digest()}
+    assert not list(runs.glob("demo/*/failure.json"))
+    assert not list(runs.glob("demo/.check-*"))
 
 
 def artifact_names(cluster: LocalCluster) -> set[str]:

@@ -25,7 +25,7 @@ from suite.models.pretrained import identity
 from suite.plan import Job, Workplace
 from suite.preflight import disk_faults, expected_of, faults, look
 from suite.room import Node, check_room, need, placed, shortage
-from tests.local_cluster import TREE, LocalCluster
+from tests.local_cluster import TREE, LocalCluster, edited_code
 
 CELL = Cell(
     "softmax", "easy_vqa", Protocol(steps=2, batch_size=4, evaluations=1), layers=(1, 1, 1), train=("train",),
@@ -334,19 +334,8 @@ def test_two_cells_share_a_gpu(waited: tuple[Place, list[str]]) -> None:
     assert set(gpus_seen(new)) <= {"GPUs: 0", "GPUs: 1"}
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the code with an edit."""
-    copy = tmp_path_factory.mktemp("engine")
-    for package in ("suite", "ablations", "reports"):
-        shutil.copytree(TREE / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "suite" / "training.py").open("a") as file:
-        file.write("# edited\n")
-    return copy
-
-
 def test_every_fault_of_every_node_is_told_before_anything_starts(
-    waited: tuple[Place, list[str]], engine: Path
+    waited: tuple[Place, list[str]], tmp_path: Path
 ) -> None:
     place, _ = waited
     runs = place.folder / "runs"
@@ -354,7 +343,7 @@ def test_every_fault_of_every_node_is_told_before_anything_starts(
     may_hide = subprocess.run([*hidden, "true"], capture_output=True).returncode == 0  # Needs root.
     if may_hide:
         place.cluster.add_node(before=hidden)
-    place.cluster.add_node(environment={"PYTHONPATH": str(engine)})
+    place.cluster.add_node(environment={"PYTHONPATH": str(edited_code(tmp_path))})
     before = place.cells()
     refused = place.ablate("run", "--gpus-per-cell", 0, "--seeds", 9, expect=2)
     _, started, text = refused.stderr.partition("Nothing was started:\n")
