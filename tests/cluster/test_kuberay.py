@@ -123,9 +123,9 @@ def test_all_pods_see_one_volume_that_many_nodes_write(
 
 def test_the_study_is_one_command_and_its_folders_are_the_volumes(job: dict[str, Any]) -> None:
     """KubeRay's job submits by a shell line of which the entrypoint is a part: a shell sees all of it."""
-    line = f'if true ; then ray job submit -- {job["spec"]["entrypoint"]} ; fi'
-    said = 'ray() { shift 3; echo "submitted: $*"; }; ablate() { echo "outside: $*"; }; cd() { echo "outside: $*"; }'
-    done = subprocess.run(["bash", "-c", f"{said}; {line}"], capture_output=True, text=True, check=True)
+    line = f"if true ; then ray job submit -- {job['spec']['entrypoint']} ; fi"
+    tools = 'ray() { shift 3; echo "submitted: $*"; }; ablate() { echo "outside: $*"; }; cd() { ablate "$@"; }'
+    done = subprocess.run(["bash", "-c", f"{tools}; {line}"], capture_output=True, text=True, check=True)
     (submitted,) = done.stdout.splitlines()
     assert submitted.startswith("submitted: ablate run paper --address auto ")
     words = submitted.split()
