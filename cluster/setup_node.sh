@@ -17,7 +17,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -n "$export_of_nfs" ] && ! mountpoint -q "$shared"; then
     # A new machine's own updates hold apt's lock for its first minutes.
     sudo apt-get -o DPkg::Lock::Timeout=300 update -qq
-    sudo apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends nfs-common python3-venv gcc libc6-dev
+    # gcc builds the suite's CPU kernels, and with Python's own headers what torch.compile needs on a GPU.
+    sudo apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
+        nfs-common python3-venv python3-dev gcc libc6-dev
     sudo mkdir -p "$shared"
     sudo mount -t nfs -o "$options" "$export_of_nfs" "$shared"
     # The root of a new export belongs to root.
@@ -30,13 +32,16 @@ for name in runs data; do
     [ -e "$name" ] || ln -s "$shared/$name" "$name"
 done
 
-# Only one at a time (>> opens this file and changes nothing): several nodes may share this folder. With the dependencies of what is locked, because torch's
-# CUDA libraries are in no lock that a machine without a GPU wrote; torch itself says which versions it takes.
+# Only one at a time (>> opens this file and changes nothing): several nodes may share this folder. With the
+# dependencies of what is locked, because torch's CUDA libraries are in no lock that a machine without a GPU wrote;
+# torch itself says which versions it takes. The second lock is complete, and without: botocore would have an older
+# python-dateutil than the first one has, and works with that.
 (
     flock 9
     if ! cmp -s .venv/locked <(cat requirements.lock cluster/requirements.lock pyproject.toml); then
         [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-        .venv/bin/pip install --quiet --requirement requirements.lock --requirement cluster/requirements.lock
+        .venv/bin/pip install --quiet --requirement requirements.lock
+        .venv/bin/pip install --quiet --no-deps --requirement cluster/requirements.lock
         .venv/bin/pip install --quiet --no-deps --editable .
         cat requirements.lock cluster/requirements.lock pyproject.toml >.venv/locked
     fi

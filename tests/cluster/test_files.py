@@ -180,7 +180,8 @@ def test_a_machine_is_set_up_once_and_its_runs_are_the_shared_ones(tmp_path: Pat
     assert (root / "runs").resolve() == shared / "runs"
     assert (root / "data").resolve() == shared / "data"
     assert (root / "pip.log").read_text().splitlines() == [
-        "install --quiet --requirement requirements.lock --requirement cluster/requirements.lock",
+        "install --quiet --requirement requirements.lock",
+        "install --quiet --no-deps --requirement cluster/requirements.lock",
         "install --quiet --no-deps --editable .",
     ]
     (line,) = (home / ".bashrc").read_text().splitlines()

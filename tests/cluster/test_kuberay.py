@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,18 @@ def test_all_pods_see_one_volume_that_many_nodes_write(
         assert {"name": "shared", "mountPath": "/shared"} in container["volumeMounts"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    assert job["spec"]["entrypoint"].startswith("cd /shared && ablate run paper --address auto")
+
+
+def test_the_study_is_one_command_and_its_folders_are_the_volumes(job: dict[str, Any]) -> None:
+    """KubeRay's job submits by a shell line of which the entrypoint is a part: a shell sees all of it."""
+    line = f"if true ; then ray job submit -- {job['spec']['entrypoint']} ; fi"
+    tools = 'ray() { shift 3; echo "submitted: $*"; }; ablate() { echo "outside: $*"; }; cd() { ablate "$@"; }'
+    done = subprocess.run(["bash", "-c", f"{tools}; {line}"], capture_output=True, text=True, check=True)
+    (submitted,) = done.stdout.splitlines()
+    assert submitted.startswith("submitted: ablate run paper --address auto ")
+    words = submitted.split()
+    for name in ("runs", "data"):
+        assert words[words.index(f"--{name}") + 1] == f"/shared/{name}"
 
 
 def test_a_worker_that_ends_drains_its_cells_in_time(job: dict[str, Any]) -> None:

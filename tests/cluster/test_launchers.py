@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.autoscaler._private.resource_demand_scheduler import _fits
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from suite import estimate, plan
+from suite.config import Placement
+from suite.room import need
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = ("on_premises", "aws", "gcp")
@@ -81,6 +86,16 @@ def test_gpu_workers_are_spot_machines_around_a_head_that_stays(cloud: str) -> N
         assert worker["node_config"]["scheduling"]["onHostMaintenance"] == "TERMINATE"
     assert f"on_preemption.sh {cloud} " in config["worker_start_ray_commands"][-1]
     assert config["idle_timeout_minutes"] <= 10
+
+
+def test_the_autoscaler_knows_that_a_cell_fits_on_a_gcp_worker() -> None:
+    """Ray fills in the memory of AWS's instance types by itself and of no others; cells ask for theirs."""
+    worker = prepare_config(read("gcp"))["available_node_types"]["spot_gpu"]
+    vqa2 = {"answers": 3129, "vocabulary": 30522, "features": 2048}
+    for cell in plan.load_study("paper", {}).cells:
+        needed = need(Placement(gpus=1.0), estimate.memory(cell, vqa2, gpus=1.0))
+        assert needed["memory"] > 0
+        assert _fits(worker["resources"], needed)
 
 
 def test_on_premises_all_machines_are_used() -> None:

@@ -229,6 +229,24 @@ def test_ray_that_does_not_run_is_a_failed_job_that_does_not_queue_again(tmp_pat
     assert job.calls("scontrol requeue") == []
 
 
+def test_ray_does_not_start_in_a_folder_that_somebody_else_has_made(tmp_path: Path, number: int) -> None:
+    # Another's folder cannot be removed; a file system of its own cannot either, even by root.
+    theirs = Path(f"/tmp/ablate-{number}-0")
+    theirs.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(theirs)], capture_output=True).returncode:
+        theirs.rmdir()
+        pytest.skip("mounting needs root")
+    try:
+        with submitted(tmp_path, number, STAYS="1", SLURM_JOB_NUM_NODES="1") as job:
+            _, said = job.process.communicate(timeout=WAIT)
+    finally:
+        subprocess.run(["umount", str(theirs)], check=True)
+        theirs.rmdir()
+    assert job.process.returncode != 0
+    assert "Ray did not start" in said
+    assert job.calls("ray start") == []
+
+
 def test_two_jobs_on_one_machine_do_not_meet(tmp_path: Path, number: int) -> None:
     with (
         submitted(tmp_path, number, STAYS="1") as one,
