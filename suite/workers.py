@@ -71,6 +71,7 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
         fit.start()
         while fit.is_alive():
             fit.join(LOOK)
+            pulse.alive()  # Workers that hang end themselves.
             for progress in ray.get(relay.reported.remote()):
                 pulse.report(progress)
             if pulse.wish is Wish.LEAVE and not ray.get(relay.leave.remote()):

@@ -107,7 +107,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
     plugin.write_text(STUDY.format(killed=folder / "killed"))
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "suite", "run", "pair", "--plugin", plugin, "--data", data_folder]
-    options = {"one": ["--no-ray"], "two": ["--workers", "2", "--cpus", "4"]}
+    # Who waits for workers shows signs of life: before they have begun it takes longer than this.
+    options = {"one": ["--no-ray"], "two": ["--workers", "2", "--cpus", "4", "--hung-after", "0.2"]}
     processes = {}
     for name, more in options.items():
         with (folder / f"{name}.txt").open("w") as out:
