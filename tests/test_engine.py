@@ -305,6 +305,8 @@ def test_shares_are_the_batch(count: int, workers: int) -> None:
         ({"workers": 4}, dataclasses.replace(SOFTMAX, protocol=HALVES), "parts of 3 questions"),
         ({"workers": 2, "gpus": 0.5}, SOFTMAX, "one GPU of its own.* received 0.5"),
         (DDP, dataclasses.replace(SOFTMAX, variant="span_published", arguments={"batch_size": 7}), "one worker"),
+        # Which layers it loses in evaluation goes by the batches that the process has seen.
+        (DDP, dataclasses.replace(SOFTMAX, variant="layerdrop_published"), "other layers.* one worker"),
     ],
 )
 def test_what_cannot_be_trained_so_is_refused_with_the_reason(
