@@ -188,6 +188,48 @@ def test_too_large_a_cell_is_out_of_memory(study: StudyFolder, data_folder: Path
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
+SMALL = "layers=2,2,2 width=16 heads=2 intermediate=16 steps=6 evaluations=2 batch_size=16 test=validation"
+
+
+def ablate(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "suite", *arguments], cwd=folder, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("share", ["1", "0.5"])
+@pytest.mark.parametrize("workers", [(), ("--workers=1", "--engine=deepspeed")], ids=["torch", "deepspeed"])
+def test_the_grid_through_ray(tmp_path: Path, share: str, workers: tuple[str, ...]) -> None:
+    """One worker on NCCL is what one GPU allows; with more of them, `--workers`."""
+    if workers and share == "0.5":
+        pytest.skip("the workers of a cell have whole GPUs")
+    settings = [part for setting in SMALL.split() for part in ("--set", setting)]
+    gpus = "0" if DEVICE == "cpu" else share
+    ablate(tmp_path, "run", "--variants=softmax,entmax", f"--gpus-per-cell={gpus}", *workers, *settings)
+    cells = [json.loads(path.read_text()) for path in tmp_path.glob("runs/demo/*/result.json")]
+    assert len(cells) == 3
+    for path in tmp_path.glob("runs/demo/*/segments.jsonl"):
+        assert {line["device"] for line in read_lines(path)} == {DEVICE}
+
+
+@pytest.mark.parametrize(
+    "bench", ["attention --keys=36,256 --variants=softmax,entmax,span", "model --size=demo", "variants --size=demo"]
+)
+def test_the_benches(tmp_path: Path, bench: str) -> None:
+    assert "|" in ablate(tmp_path, "bench", *bench.split(), "--rounds=2", f"--device={DEVICE}")
+
+
+def test_what_cells_cost(tmp_path: Path) -> None:
+    settings = [part for setting in SMALL.split() for part in ("--set", setting)]
+    ablate(tmp_path, "run", "--no-ray", "--variants=softmax,layerdrop", *settings)
+    assert "layerdrop" in ablate(tmp_path, "bench", "cost", "--rounds=1", f"--device={DEVICE}")
+    costs = [json.loads(path.read_text())["measurements"][0] for path in tmp_path.glob("runs/demo/*/cost.json")]
+    assert {one["kind"] for one in costs} == {DEVICE}
+    assert all(one["train_memory_mib"] > 0 and one["latency_ms"]["p50"] > 0 for one in costs)
+
+
 @pytest.fixture(scope="module")
 def _group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A process group of this process alone: NCCL lets no two processes share a GPU."""
@@ -234,45 +276,3 @@ def test_an_engine_of_workers_trains_as_none_does(
     assert [segment["step"] for segment in read_lines(record.path / "segments.jsonl")] == [0, 4]
     near = pytest.approx(alone.metrics()["loss"].tolist(), rel=2e-3 if precision == "float32" else 1e-2)
     assert record.metrics()["loss"].tolist() == near
-
-
-SMALL = "layers=2,2,2 width=16 heads=2 intermediate=16 steps=6 evaluations=2 batch_size=16 test=validation"
-
-
-def ablate(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "suite", *arguments], cwd=folder, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize("share", ["1", "0.5"])
-@pytest.mark.parametrize("workers", [(), ("--workers=1", "--engine=deepspeed")], ids=["torch", "deepspeed"])
-def test_the_grid_through_ray(tmp_path: Path, share: str, workers: tuple[str, ...]) -> None:
-    """One worker on NCCL is what one GPU allows; with more of them, `--workers`."""
-    if workers and share == "0.5":
-        pytest.skip("the workers of a cell have whole GPUs")
-    settings = [part for setting in SMALL.split() for part in ("--set", setting)]
-    gpus = "0" if DEVICE == "cpu" else share
-    ablate(tmp_path, "run", "--variants=softmax,entmax", f"--gpus-per-cell={gpus}", *workers, *settings)
-    cells = [json.loads(path.read_text()) for path in tmp_path.glob("runs/demo/*/result.json")]
-    assert len(cells) == 3
-    for path in tmp_path.glob("runs/demo/*/segments.jsonl"):
-        assert {line["device"] for line in read_lines(path)} == {DEVICE}
-
-
-@pytest.mark.parametrize(
-    "bench", ["attention --keys=36,256 --variants=softmax,entmax,span", "model --size=demo", "variants --size=demo"]
-)
-def test_the_benches(tmp_path: Path, bench: str) -> None:
-    assert "|" in ablate(tmp_path, "bench", *bench.split(), "--rounds=2", f"--device={DEVICE}")
-
-
-def test_what_cells_cost(tmp_path: Path) -> None:
-    settings = [part for setting in SMALL.split() for part in ("--set", setting)]
-    ablate(tmp_path, "run", "--no-ray", "--variants=softmax,layerdrop", *settings)
-    assert "layerdrop" in ablate(tmp_path, "bench", "cost", "--rounds=1", f"--device={DEVICE}")
-    costs = [json.loads(path.read_text())["measurements"][0] for path in tmp_path.glob("runs/demo/*/cost.json")]
-    assert {one["kind"] for one in costs} == {DEVICE}
-    assert all(one["train_memory_mib"] > 0 and one["latency_ms"]["p50"] > 0 for one in costs)
