@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from suite import registry
 from suite.config import Cell, Placement
 from suite.errors import UserError
 from suite.optimisers import MEANS, Piece, ShardedAdamW
@@ -36,6 +37,9 @@ Value = TypeVar("Value")
 
 BUCKET = 2**25
 """Numbers that DeepSpeed sends at a time, 128 MB of float32; its own default reserves 2 GB."""
+
+SHARED_BY = ("batch_equals_its_rows", "evaluation_is_deterministic")
+"""Checks of the contract (suite.contract) that a method must pass for workers to share its batches."""
 
 
 class NotFinite(RuntimeError):
@@ -80,6 +84,12 @@ def _check_cell(placement: Placement, cell: Cell) -> None:
         raise UserError(
             f"{cell.variant} is made for batches of {cell.arguments['batch_size']} questions, of which each of "
             f"{workers} workers would see a share only. Train it on one worker."
+        )
+    broken = registry.find("variant", cell.variant).breaks
+    if workers > 1 and (reasons := [broken[promise] for promise in SHARED_BY if promise in broken]):
+        raise UserError(
+            f"{cell.variant} does not answer each question by itself: {reasons[0]} {workers} workers, which share "
+            "out batches, would have other results than one. Train it on one worker."
         )
 
 

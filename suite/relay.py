@@ -13,6 +13,7 @@ from suite.pulse import Progress
 class Relay:
     def __init__(self) -> None:
         self.progress: list[Progress] = []
+        self.told = self.taken = 0
         self.actors: list[Any] = []
         self.failure: bytes | None = None
         self.left = self.is_to_leave = False
@@ -24,6 +25,11 @@ class Relay:
 
     def report(self, progress: Progress) -> None:
         self.progress.append(progress)
+        self.told += 1
+
+    def goes_on(self) -> bool:
+        """Whether who waits has done with all that was reported."""
+        return self.taken == self.told
 
     def has_left(self) -> None:
         self.left = True
@@ -46,6 +52,10 @@ class Relay:
         """What has come since the last call."""
         new, self.progress = self.progress, []
         return new
+
+    def done(self) -> None:
+        """With one more of what ``reported`` has given."""
+        self.taken += 1
 
     def workers(self) -> list[Any]:
         """Handles of the workers' processes."""

@@ -15,6 +15,7 @@ import pickle
 import shutil
 import socket
 import threading
+import time
 import traceback
 import warnings
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from suite import preflight
 from suite.engine import BACKENDS, build_engine, is_lost_worker
 from suite.plan import Job, Workplace
-from suite.pulse import Leave, Pulse, Wish, drain_markers
+from suite.pulse import Leave, Progress, Pulse, Wish, drain_markers
 from suite.records import CellFolder
 from suite.relay import Relay
 from suite.room import node_name
@@ -73,8 +74,10 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
         fit.start()
         while fit.is_alive():
             fit.join(LOOK)
+            pulse.alive()  # Workers that hang end themselves.
             for progress in ray.get(relay.reported.remote()):
                 pulse.report(progress)
+                ray.get(relay.done.remote())
             if pulse.wish is Wish.LEAVE and not ray.get(relay.leave.remote()):
                 raise Leave  # There are no workers yet.
         failure, left = ray.get(relay.outcome.remote())
@@ -146,15 +149,19 @@ def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> Non
     def leaves() -> bool:
         return any(marker.exists() for marker in markers) or ray.get(relay.leaves.remote())
 
+    def report(progress: Progress) -> None:
+        ray.get(relay.report.remote(progress))
+        # The scheduler of a search may stop its trial here.
+        while job.role == "trial" and not ray.get(relay.goes_on.remote()):
+            time.sleep(LOOK)
+
     if rank:
         record = _Reader(record.path)
     log_file = record.log if rank == 0 else record.path / f"log-{rank}.txt"
     with log_file.open("a", encoding="utf-8") as log, redirected(log):
         pulse = Pulse(
             record,
-            report=(lambda progress: ray.get(relay.report.remote(progress)))
-            if rank == 0
-            else lambda progress: None,
+            report=report if rank == 0 else lambda progress: None,
             leaves=leaves,
             save_every=workplace.save_every if rank == 0 else float("inf"),
             hung_after=workplace.hung_after,

@@ -78,6 +78,39 @@ class OnlyTheFirstLayer(Variant):
 """
 """A method that never runs but the first layer of a stack."""
 
+OWN = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from suite.attention import SoftmaxWeights, Variant
+from suite.registry import register
+
+class HeldWeights(SoftmaxWeights):
+    def __init__(self, heads):
+        super().__init__()
+        self.heat, self.aside = nn.Parameter(torch.rand(heads)), nn.Parameter(torch.ones(heads))
+
+    def attend(self, query, key, value, mask, positions):
+        return super().attend(query * self.heat[:, None, None], key, value, mask, positions)
+
+    def penalty(self):
+        return 0.1 * self.heat.mean() + 0.1 * (self.aside - 2).square().mean()
+
+    @torch.no_grad()
+    def project(self):
+        self.heat.clamp_(0.2, 0.7)
+
+    def stats(self):
+        return {"heat": self.heat.tolist()}
+
+@register("held")
+@dataclass(frozen=True)
+class Held(Variant):
+    def weights(self, site):
+        return HeldWeights(site.heads)
+"""
+"""A method with a penalty, a range and statistics; one of its parameters the penalty alone reaches."""
+
 
 class Pair:
     """What to train on two workers, and then what came of it."""
@@ -153,6 +186,10 @@ HANDED_OVER = {
 }
 
 
+THIRDS = dataclasses.replace(SOFTMAX, variant="held", protocol=dataclasses.replace(ADAMW, accumulate=3, clip=0.1))
+HALF_PRECISION = dataclasses.replace(
+    SOFTMAX, variant="span_entmax", protocol=dataclasses.replace(ADAMW, precision="bfloat16")
+)
 HALVING = {"ddp": DDP, "zero 0": ZERO[0], "zero 2": ZERO[2]}
 DROPPING = {
     "ddp": (SHORT, DDP),
@@ -166,6 +203,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Pair:
     folder = tmp_path_factory.mktemp("pair")
     plugin = folder / "plugin.py"
     plugin.write_text(DROPPED)
+    own = folder / "own.py"
+    own.write_text(OWN)
     pair = Pair(folder, data_folder)
     for row, cell in PAPER.items():
         for name, placement in {"one": ONE, "ddp": DDP, "zero 0": ZERO[0]}.items():
@@ -175,6 +214,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Pair:
             pair.train(f"adamw, {row}, {name}", dataclasses.replace(PAPER[row], protocol=ADAMW), placement)
     for name, placement in {"one": ONE, **HALVING}.items():
         pair.train(f"halves, {name}", dataclasses.replace(DROP, protocol=HALVES), placement)
+        pair.train(f"thirds, {name}", THIRDS, placement, plugin=str(own))
+        pair.train(f"half precision, {name}", HALF_PRECISION, placement)
     for name, (protocol, placement) in DROPPING.items():
         cell = dataclasses.replace(SOFTMAX, variant="only_the_first", protocol=protocol)
         pair.train(f"dropped, {name}", cell, placement, plugin=str(plugin))
@@ -205,6 +246,22 @@ def test_sharded_states_train_as_whole_ones_do(pair: Pair, row: str, stage: int)
 @pytest.mark.parametrize("engine", HALVING)
 def test_batches_in_parts_with_shared_pictures_are_whole_batches(pair: Pair, engine: str) -> None:
     same(pair, "halves, one", f"halves, {engine}")
+
+
+@pytest.mark.parametrize("engine", HALVING)
+def test_a_method_of_ones_own_is_trained_the_same(pair: Pair, engine: str) -> None:
+    """Each part of its batches has two or three questions, and the gradient is clipped as a whole."""
+    same(pair, "thirds, one", f"thirds, {engine}")
+    heats = [pair.cell(f"thirds, {name}").sites()["heat"].tolist() for name in ("one", engine)]
+    np.testing.assert_allclose(heats[1], heats[0], rtol=0, atol=SAME)
+    weights = pair.weights(f"thirds, {engine}")
+    assert all((weight > 1.01).all() for name, weight in weights.items() if name.endswith("aside"))
+
+
+@pytest.mark.parametrize("engine", HALVING)
+def test_half_precision_stays_near(pair: Pair, engine: str) -> None:
+    one, two = (pair.losses(f"half precision, {name}") for name in ("one", engine))
+    torch.testing.assert_close(two, one, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("engine", DROPPING)
@@ -305,6 +362,8 @@ def test_shares_are_the_batch(count: int, workers: int) -> None:
         ({"workers": 4}, dataclasses.replace(SOFTMAX, protocol=HALVES), "parts of 3 questions"),
         ({"workers": 2, "gpus": 0.5}, SOFTMAX, "one GPU of its own.* received 0.5"),
         (DDP, dataclasses.replace(SOFTMAX, variant="span_published", arguments={"batch_size": 7}), "one worker"),
+        # Which layers it loses in evaluation goes by the batches that the process has seen.
+        (DDP, dataclasses.replace(SOFTMAX, variant="layerdrop_published"), "other layers.* one worker"),
     ],
 )
 def test_what_cannot_be_trained_so_is_refused_with_the_reason(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,14 +16,17 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import ray
 
-from suite.config import Placement
+from suite.config import Cell, ModelSize, Placement, Protocol
 from suite.errors import UserError
+from suite.plan import Job, Workplace
+from suite.pulse import Leave, Progress, Pulse
 from suite.records import CellFolder, StudyFolder, read_lines
 from suite.room import Node, check_room
 from suite.running import where
 from suite.training import NotFinite
-from suite.workers import Failure
+from suite.workers import Failure, train_on_workers
 
 # One launch for all of them, whichever process of tests they run in.
 pytestmark = pytest.mark.xdist_group("workers")
@@ -107,7 +111,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
     plugin.write_text(STUDY.format(killed=folder / "killed"))
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "suite", "run", "pair", "--plugin", plugin, "--data", data_folder]
-    options = {"one": ["--no-ray"], "two": ["--workers", "2", "--cpus", "4"]}
+    # Who waits for workers shows signs of life: before they have begun it takes longer than this.
+    options = {"one": ["--no-ray"], "two": ["--workers", "2", "--cpus", "4", "--hung-after", "0.2"]}
     processes = {}
     for name, more in options.items():
         with (folder / f"{name}.txt").open("w") as out:
@@ -185,6 +190,33 @@ def test_nothing_is_left_behind(folder: Path) -> None:
     assert json.loads((folder / "left.json").read_text()) == []
     assert not list((folder / "two").rglob(".train"))
     assert not list((folder / "two").rglob("live.json"))
+
+
+@pytest.mark.filterwarnings("default")  # Ray's own.
+def test_a_trial_goes_no_further_until_its_scheduler_has_decided(tmp_path: Path, data_folder: Path) -> None:
+    trial = Cell(
+        variant="softmax",
+        dataset="easy_vqa",
+        protocol=Protocol(steps=8, batch_size=8, evaluations=4),
+        model=ModelSize(width=8, heads=2, intermediate=8),
+        layers=(2, 2, 2),
+    )
+    record = StudyFolder(tmp_path / "study").cell("trial")
+    record.path.mkdir(parents=True)
+
+    def stops(progress: Progress) -> None:
+        time.sleep(3)
+        raise Leave
+
+    placement = Placement(gpus=0, workers=2)
+    workplace = Workplace(str(tmp_path / "study"), str(data_folder), placement=placement)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        with pytest.raises(Leave):
+            train_on_workers(Job("trial", trial, "trial", None), workplace, record, Pulse(record, stops))
+    finally:
+        ray.shutdown()
+    assert record.metrics()["step"].tolist() == [0, 2]
 
 
 # Errors on their way
