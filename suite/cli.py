@@ -175,6 +175,8 @@ def _no_winner(complete: bool) -> str:
 
 def _status(arguments: argparse.Namespace) -> int:
     folder = StudyFolder(arguments.runs / arguments.study)
+    if arguments.watch and arguments.json:
+        raise UserError("--watch shows a table that changes, --json prints the cells once. Give one of them.")
     if not arguments.watch:
         _print_table(_states(folder), arguments.json)
         _say_failures(folder, load_cells(folder.path)["id"])
@@ -239,7 +241,8 @@ def _logs(arguments: argparse.Namespace) -> int:
         )
     with record.log.open(encoding="utf-8", errors="replace") as log:
         print(log.read(), end="")
-        while arguments.follow and record.state == "started":
+        # A cell that was interrupted has nobody who writes to its log.
+        while arguments.follow and record.state == "started" and holder_of(record.path):
             time.sleep(1)
             print(log.read(), end="", flush=True)
     return 0
@@ -248,7 +251,13 @@ def _logs(arguments: argparse.Namespace) -> int:
 def _drain(arguments: argparse.Namespace) -> int:
     from suite.drain import drain
 
+    if not arguments.runs.is_dir():
+        raise UserError(
+            f"There is no folder of records {arguments.runs}. Give --runs the one that the cells write to."
+        )
     places = [arguments.runs / arguments.study] if arguments.study else sorted(arguments.runs.glob("*"))
+    if arguments.study:
+        StudyFolder(places[0]).study()  # Raises where there is none: a slip would leave its cells running.
     left, staying = drain(places, arguments.all, 60 * arguments.wait)
     for cell in left:
         print(f"left: {cell}")

@@ -174,7 +174,7 @@ class Placement:
     def __post_init__(self) -> None:
         _at_least("threads", self.threads, 1)
         _at_least("workers", self.workers, 1)
-        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or (self.gpus > 1 and self.gpus % 1 == 0)):
             raise UserError(f"gpus is a fraction up to 1 or a whole number; received {self.gpus!r}.")
         if self.engine not in typing.get_args(Engine):
             raise unknown("engine", str(self.engine), typing.get_args(Engine))

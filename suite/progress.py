@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ class Display:
 
     def __init__(self, jobs: Sequence[Job], finished: int, slots: int, followers: Sequence[Follower] = ()) -> None:
         self.followers = followers
-        self.console = Console(stderr=True, highlight=False)
+        # While a cell runs in this process, what is printed to sys.stderr goes to its log.
+        self.console = Console(file=sys.stderr, highlight=False)
         self.waiting = {job.id: job for job in jobs}
         self.running: dict[str, _Running] = {}
         self.total, self.done = len(jobs) + finished, finished

@@ -16,7 +16,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from suite.records import load_cells
+from suite import cli
+from suite.records import StudyFolder, load_cells
 
 ABLATE = [sys.executable, "-m", "suite"]
 SMALL = ("layers=2,2,2", "width=16", "heads=2", "intermediate=16", "steps=24", "evaluations=4", "batch_size=16")
@@ -301,6 +302,33 @@ def test_mistakes_get_one_message(arguments: list[str], message: str, data: Path
     if arguments[0] == "run":
         arguments = [*arguments, "--data", str(data)]
     assert message in ablate(*arguments, cwd=tmp_path, expect=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drain", "--runs", "runs", "--study", "dmo"], "No study at runs/dmo"),
+        (["drain", "--runs", "elsewhere"], "There is no folder of records elsewhere."),
+        (["status", "--runs", "runs", "--watch", "--json"], "Give one of them."),
+    ],
+)
+def test_watching_a_study_that_is_not_there_is_a_mistake(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_log_of_an_interrupted_cell_is_not_followed_for_ever(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "demo")
+    folder.write_study({"cells": [{"id": "one"}]})
+    folder.cell("one").write_config({})
+    folder.cell("one").log.write_text("what it said\n")
+    command = [sys.executable, "-m", "suite", "logs", "one", "--follow", "--runs", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=30).stdout == "what it said\n"
 
 
 def test_every_variant_passes_the_check_that_users_run(tmp_path: Path) -> None:

@@ -170,6 +170,8 @@ def test_a_value_of_another_type_is_refused_with_what_was_received(value: Any) -
         (Protocol, {"steps": 1, "warmup": 1.5}, "warmup is a share of the steps, from 0 to 1; received 1.5"),
         (Placement, {"threads": 0}, "threads must be a whole number of at least 1; received 0"),
         (Placement, {"gpus": 1.5}, "gpus is a fraction up to 1 or a whole number; received 1.5"),
+        (Placement, {"gpus": float("inf")}, "gpus is a fraction up to 1 or a whole number; received inf"),
+        (Placement, {"gpus": float("nan")}, "gpus is a fraction up to 1 or a whole number; received nan"),
         (Placement, {"gpus": -1.0}, "gpus is a fraction up to 1 or a whole number; received -1.0"),
     ],
 )

@@ -86,6 +86,14 @@ def bench(data_folder: Path, tmp_path: Path) -> Bench:
     return Bench(data_folder, tmp_path)
 
 
+def test_evaluations_are_shown_and_do_not_go_to_the_cells_log(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.run()
+    assert capsys.readouterr().err.count("questions/s") == len(STEPS) - 1  # None before the first step.
+    assert "questions/s" not in bench.folder.cell(bench.job.id).log.read_text()
+
+
 def test_a_tracker_is_told_of_every_evaluation_and_of_the_result(bench: Bench) -> None:
     tracker = Remembers()
     follower = bench.follow(tracker)
