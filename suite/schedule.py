@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -113,6 +114,7 @@ def run_alone(
     leaving, told = threading.Event(), []
 
     def stop(number: int, frame: object) -> None:
+        _let_go_of_terminal()
         if told:
             raise Stopped(number)
         told.append(number)
@@ -308,6 +310,7 @@ def _stopped_by_signals() -> Iterator[None]:
     told = []
 
     def stop(number: int, frame: object) -> None:
+        _let_go_of_terminal()
         told.append(number)
         raise Stopped(number)
 
@@ -330,6 +333,22 @@ def _signals(stop: Callable[[int, Any], None], *numbers: signal.Signals) -> Iter
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _let_go_of_terminal() -> None:
+    """What is said from now on to a terminal that was closed, or a pipe that nobody reads, goes nowhere.
+
+    Otherwise the first word would be an error, and end the launch before its cells have written checkpoints.
+    """
+    outputs = select.poll()
+    for output in (1, 2):
+        outputs.register(output, 0)  # What is asked for is told besides: errors and closed ends.
+    gone = [output for output, state in outputs.poll(0) if state & (select.POLLERR | select.POLLHUP)]
+    if gone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for output in gone:
+            os.dup2(nowhere, output)
+        os.close(nowhere)
 
 
 @contextmanager
@@ -379,4 +398,5 @@ def _runs_here(folder: StudyFolder, job: Job, launch: str) -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # Nobody hears it: what is to be done is done all the same.
+        print(text, file=sys.stderr, flush=True)
