@@ -161,7 +161,8 @@ def run_with_ray(
         jobs.extend(new)
         return new
 
-    with _ray(cluster), _stopped_by_signals():  # In this order: Ray takes the signals for itself when it starts.
+    # Twice: Ray takes the signals for itself once it has started, and what it has begun until then must not stay.
+    with _stopped_by_signals(), _ray(cluster), _stopped_by_signals():
         if cluster.wait:
             _wait_for_room(jobs, workplace)
         found = _survey(jobs, workplace, cluster)

@@ -221,6 +221,17 @@ def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
     assert not differences(runs / "demo", expected)
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_launch_that_is_told_to_stop_while_ray_starts_leaves_nothing_of_it(
+    place: Place, runs: Path, number: signal.Signals
+) -> None:
+    process = place.start(runs, "--cpus=1", variants="softmax")
+    wait_until(lambda: "gcs_server" in {one.name() for one in marked(MARK, place.mark)}, process)
+    process.send_signal(number)
+    assert "ablate: stopped." in ended(process, 128 + number)
+    assert not place.strays()
+
+
 @pytest.mark.parametrize("how", ["--cpus=1", "--no-ray"])
 def test_a_terminal_that_is_closed_does_not_keep_the_cells_from_their_checkpoints(
     place: Place, runs: Path, how: str
