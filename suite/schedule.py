@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -113,6 +114,7 @@ def run_alone(
     leaving, told = threading.Event(), []
 
     def stop(number: int, frame: object) -> None:
+        _let_go_of_terminal()
         if told:
             raise Stopped(number)
         told.append(number)
@@ -159,7 +161,8 @@ def run_with_ray(
         jobs.extend(new)
         return new
 
-    with _ray(cluster), _stopped_by_signals():  # In this order: Ray takes the signals for itself when it starts.
+    # Twice: Ray takes the signals for itself once it has started, and what it has begun until then must not stay.
+    with _stopped_by_signals(), _ray(cluster), _stopped_by_signals():
         if cluster.wait:
             _wait_for_room(jobs, workplace)
         found = _survey(jobs, workplace, cluster)
@@ -319,6 +322,7 @@ def _stopped_by_signals() -> Iterator[None]:
     told = []
 
     def stop(number: int, frame: object) -> None:
+        _let_go_of_terminal()
         told.append(number)
         raise Stopped(number)
 
@@ -341,6 +345,22 @@ def _signals(stop: Callable[[int, Any], None], *numbers: signal.Signals) -> Iter
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _let_go_of_terminal() -> None:
+    """What is said from now on to a terminal that was closed, or a pipe that nobody reads, goes nowhere.
+
+    Otherwise the first word would be an error, and end the launch before its cells have written checkpoints.
+    """
+    outputs = select.poll()
+    for output in (1, 2):
+        outputs.register(output, 0)  # What is asked for is told besides: errors and closed ends.
+    gone = [output for output, state in outputs.poll(0) if state & (select.POLLERR | select.POLLHUP)]
+    if gone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for output in gone:
+            os.dup2(nowhere, output)
+        os.close(nowhere)
 
 
 @contextmanager
@@ -392,4 +412,5 @@ def _runs_here(folder: StudyFolder, job: Job, launch: str) -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # Nobody hears it: what is to be done is done all the same.
+        print(text, file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -246,6 +247,46 @@ def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
     place.run(runs, "--no-ray")
     assert [line["step"] for line in read_lines(cell / "segments.jsonl")] == [0, step]
     assert not differences(runs / "demo", expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_launch_that_is_told_to_stop_while_ray_starts_leaves_nothing_of_it(
+    place: Place, runs: Path, number: signal.Signals
+) -> None:
+    process = place.start(runs, "--cpus=1", variants="softmax")
+    wait_until(lambda: "gcs_server" in {one.name() for one in marked(MARK, place.mark)}, process)
+    process.send_signal(number)
+    assert "ablate: stopped." in ended(process, 128 + number)
+    assert not place.strays()
+
+
+@pytest.mark.parametrize("how", ["--cpus=1", "--no-ray"])
+def test_a_terminal_that_is_closed_does_not_keep_the_cells_from_their_checkpoints(
+    place: Place, runs: Path, how: str
+) -> None:
+    """The launch can no longer say what it does: every word to that terminal is an error."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *run_command(runs, place.data, how, variants="softmax", steps=STEPS)],
+        env=place.environment, stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    os.set_blocking(ours, False)
+
+    def begun() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(ours, 1 << 12):
+                pass
+        return bool(trained(runs))
+
+    wait_until(begun, process)
+    (cell,) = trained(runs)
+    os.close(ours)
+    assert process.wait(timeout=100) == 128 + signal.SIGHUP
+    assert not place.strays()
+    assert list(cell.glob("checkpoint/step-*"))
+    assert not (cell / "result.json").exists()
+    assert not left_over(runs / "demo")
 
 
 def test_nohup_is_heard(place: Place, runs: Path) -> None:
