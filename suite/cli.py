@@ -587,7 +587,10 @@ def _shared_folder(text: str) -> Path:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    names = [name for name in text.split(",") if name]
+    if not names:  # As of a shell's variable that is not set: not all of them.
+        raise argparse.ArgumentTypeError("expected names with commas between them, received none")
+    return names
 
 
 def _numbers(text: str) -> tuple[int, ...]:

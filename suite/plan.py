@@ -82,7 +82,7 @@ def load_study(
     A registered variant in ``variants`` that the study lacks gets a cell of its own: the study's reference
     with that method, with default arguments. Raises UserError for unknown names and values.
     """
-    study: Study = registry.find("study", name)()
+    study = registry.make_study(name)
     reference = study.reference or study.cells[0]
     if reference.keep is not None and reference.start:
         reference = reference.start

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from suite.config import Study
 from suite.errors import UserError, unknown
 
 Kind = Literal["variant", "study", "dataset", "report"]
@@ -60,6 +61,26 @@ def find(kind: Kind, name: str) -> Any:
     if name not in _entry_points(kind):
         raise unknown(kind, name, names(kind))
     return _load(kind, name)
+
+
+def make_study(name: str) -> Study:
+    """The study ``name``; what a plug-in's function does wrong is a UserError with its line."""
+    make = find("study", name)
+    path = _plugin_files.get(make.__module__)
+    try:
+        study = make()
+    except Exception as error:
+        if path is None or isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path}:{_line_in(path, error)}: the study '{name}' is not made: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(study, Study):
+        raise UserError(
+            f"{path}: the function of the study '{name}' is expected to return a suite.config.Study, and returned "
+            f"{study!r}."
+        )
+    return study
 
 
 def load_plugin(path: Path | str) -> None:

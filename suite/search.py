@@ -110,8 +110,11 @@ class Planned:
         self.write()
 
     def after(self, ended: Job) -> list[Job]:
-        """The rows that are known because ``ended`` has ended: it was the last trial of a search."""
-        ends = [one for one in self.searches if ended.id in one.trials and not one.complete]
+        """The rows that the end of ``ended`` makes known: of a search's winner, once all its trials have ended.
+
+        Also of one that had ended with a failed trial, which has run again and may be the winner now.
+        """
+        ends = [one for one in self.searches if ended.id in one.trials]
         if not any(is_complete(one.search, one.trials, self.folder) for one in ends):
             return []
         known = {job.id for job in self.jobs}

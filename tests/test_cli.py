@@ -276,6 +276,7 @@ def test_failing_variant_fails_alone(data: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["run", "demmo"], "There is no study 'demmo'. Did you mean 'demo'?"),
+        (["run", "--variants", ","], "expected names with commas between them, received none"),
         (["run", "--variants", "entmx"], "There is no variant 'entmx'. Did you mean 'entmax'?"),
         (["run", "--set", "stesp=3"], "There is no field 'stesp'. Did you mean 'steps'?"),
         (["run", "--set", "steps=many"], "steps takes a whole number; received 'many'."),

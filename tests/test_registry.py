@@ -11,7 +11,7 @@ import pytest
 
 from suite import registry
 from suite.errors import UserError
-from suite.registry import find, load_plugin, names, source_digest
+from suite.registry import find, load_plugin, make_study, names, source_digest
 
 Write = Callable[..., Path]
 
@@ -105,6 +105,27 @@ def test_a_plugin_that_does_not_load_is_refused_with_file_and_line(
 ) -> None:
     with pytest.raises(UserError, match=rf"plugin\.py:{line}: the plug-in does not load: {message}"):
         load_plugin(plugin(text))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 1 / 0", r"plugin\.py:7: the study 'mine' is not made: ZeroDivisionError: division by zero"),
+        ("return 1", r"plugin\.py: the function of the study 'mine' is expected to return .*Study, and returned 1"),
+    ],
+)
+def test_a_study_that_is_not_made_is_refused_with_file_and_line(plugin: Write, body: str, message: str) -> None:
+    text = f"""
+from suite.registry import register
+
+
+@register("mine", "study")
+def study():
+    {body}
+"""
+    load_plugin(plugin(text))
+    with pytest.raises(UserError, match=message):
+        make_study("mine")
 
 
 def test_a_plugin_that_does_not_load_leaves_nothing_behind(plugin: Write) -> None:

@@ -205,6 +205,25 @@ def test_a_winner_is_known_once_no_trial_is_left_and_is_a_row_at_every_seed(
         assert {argument: rows[name].cell.arguments[argument] for argument in SPACE} == found.arguments
 
 
+def test_a_trial_that_failed_and_wins_when_it_is_run_again_gets_its_rows(data_folder: Path, tmp_path: Path) -> None:
+    folder, one = StudyFolder(tmp_path), study(RANDOM)
+    _, (found,) = plan_searches(one, data_folder, folder)
+    first, second, third = found.trials
+    finish(folder, first, 80.0, 0.0)
+    finish(folder, second, 70.0, 0.0)
+    folder.cell(third).write_config({})
+    folder.cell(third).write_failure({"message": "?"})
+    planned = Planned(one, data_folder, folder)
+    assert planned.searches[0].winner == first
+    (retried,) = (job for job in planned.missing if job.role == "trial")
+    assert retried.id == third
+    finish(folder, third, 90.0, 0.0)
+    rows = planned.after(retried)
+    assert [row.cell.seed for row in rows] == [0, 1]
+    assert planned.searches[0].winner == third
+    assert set(planned.searches[0].cells) == {row.id for row in rows}
+
+
 def test_equal_validation_goes_to_the_lower_id_whatever_the_test_split_says(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path)
     for trial, test in (("b", 99.0), ("a", 1.0), ("c", 50.0)):

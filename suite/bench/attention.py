@@ -239,7 +239,7 @@ def _batch(tokens: int, keys: int) -> int:
 
 def _demonstrated() -> list[str]:
     """The variants of the demo study: what a figure of all of them is read for."""
-    return [cell.variant for cell in registry.find("study", "demo")().cells]
+    return [cell.variant for cell in registry.make_study("demo").cells]
 
 
 def _mebibytes(row: Row) -> float:

@@ -85,7 +85,7 @@ def size(name: SizeName, dropout: float) -> Size:
     base = LxmertConfig(hidden_dropout=dropout, attention_dropout=dropout)
     if name == "base":
         return Size(base, regions=36)
-    cell = registry.find("study", "demo")().cells[0]
+    cell = registry.make_study("demo").cells[0]
     demo = replace(
         base,
         vocabulary=74,
