@@ -45,7 +45,7 @@ from suite.errors import UserError
 from suite.plan import Job, Workplace
 from suite.progress import Display
 from suite.pulse import Leave, Progress, drain_markers, launch_marker
-from suite.records import StudyFolder
+from suite.records import RecordError, StudyFolder
 from suite.room import need, node_name
 from suite.running import Train, WorkerDied, run_cell
 from suite.training import train_and_test
@@ -150,16 +150,19 @@ class Grid(Searcher):
         if record.state in ("missing", "started"):  # Tune may say so of a trial whose worker died.
             self.lost(trial_id, None)
             return
-        del self.running[trial_id]
-        self._ended(job)
+        self._ended(trial_id)
 
-    def _ended(self, job: Job) -> None:
-        self.display.ended(job, self.folder.cell(job.id).state)
-        self.waiting |= {new.id: new for new in self.display.added(self.after(job))}
+    def _ended(self, trial_id: str) -> None:
+        job = self.running[trial_id]
+        state, new = self.folder.cell(job.id).state, self.after(job)
+        del self.running[trial_id]  # Not before: a run folder that does not answer now is asked again.
+        self.waiting |= {one.id: one for one in new}
+        self.display.ended(job, state)
+        self.display.added(new)
 
     def lost(self, trial_id: str, error: Exception | None) -> None:
         """The trial's worker is gone: its cell is handed out again, or given up where that did not help before."""
-        job = self.running.pop(trial_id)
+        job = self.running[trial_id]
         try:
             fault = fault_of(error)
         except UserError as refusal:
@@ -175,6 +178,7 @@ class Grid(Searcher):
             record.path.mkdir(exist_ok=True)
             record.append("faults", [{"step": step, "at": now, **dataclasses.asdict(fault)}])
         if times < TRIES:
+            del self.running[trial_id]
             self.waiting[job.id] = job
             self.display.lost(job, f"{fault.kind} at checkpoint {step}")
             return
@@ -187,7 +191,7 @@ class Grid(Searcher):
                     "log": str(record.log),
                 }
             )
-        self._ended(job)
+        self._ended(trial_id)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves for a restore that we never ask for.
@@ -218,17 +222,37 @@ class Follow(tune.Callback):
         # Not by Tune's own callbacks for it: a trial whose node is lost while it starts gets none.
         for trial in trials:
             if trial.trial_id in self.grid.running and trial.is_finished():
+                self._ended(trial)
+        if time.monotonic() - self.looked > SHOWN_EVERY:
+            self.looked = time.monotonic()
+            self._look()
+
+    def _ended(self, trial: Trial) -> None:
+        """Waits where the run folder does not answer; raises OSError where it does not for the launch's patience.
+
+        Not at the next step: Tune takes none where no trial runs, until the grid has another one for it.
+        """
+        until = time.monotonic() + self.grid.workplace.patience
+        while trial.trial_id in self.grid.running:
+            try:
                 if trial.status == Trial.ERROR:
                     self.grid.lost(trial.trial_id, _error_of(trial))
                 else:
                     self.grid.completed(trial.trial_id)
-        if time.monotonic() - self.looked > SHOWN_EVERY:
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1)
+
+    def _look(self) -> None:
+        """For who asks the launch to end, and where its cells are; another time where that does not read now."""
+        with contextlib.suppress(OSError):
             if launch_marker(Path(self.grid.workplace.study), self.grid.workplace.launch).exists():
                 raise Stopped(signal.SIGTERM)
-            for job in self.grid.running.values():
+        for job in self.grid.running.values():
+            with contextlib.suppress(OSError, RecordError):
                 if live := self.grid.folder.cell(job.id).live():
                     self.grid.display.stepped(job, live)
-            self.looked = time.monotonic()
 
 
 def _error_of(trial: Trial) -> Exception | None:

@@ -1,15 +1,25 @@
-"""What Ray's exceptions are to a launch."""
+"""What Ray's exceptions are to a launch, and what it does where the records do not answer."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
+from ray.tune.experiment import Trial
 
+from suite.config import Cell, Protocol
 from suite.errors import UserError
-from suite.grid import fault_of
+from suite.grid import Follow, Grid, fault_of
+from suite.plan import Job, Workplace
 from suite.pulse import Leave
 from suite.running import WorkerDied
 
+CELL = Cell("softmax", "easy_vqa", Protocol(steps=2))
 NODE = "The actor died because its node has died."
 
 
@@ -49,3 +59,81 @@ def test_each_is_of_one_kind(error: Exception | None, kind: str) -> None:
 def test_what_the_user_can_mend_is_raised() -> None:
     with pytest.raises(UserError, match="mend this"):
         fault_of(task(UserError("mend this")))
+
+
+class Silent:
+    """A display that nobody looks at."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+
+    def stepped(self, job: Job, live: dict) -> None: ...
+
+    def added(self, jobs: list[Job]) -> list[Job]:
+        return jobs
+
+    def ended(self, job: Job, state: str) -> None:
+        self.states.append(state)
+
+
+@dataclasses.dataclass
+class Ended:
+    """A trial that has ended well."""
+
+    trial_id: str = "trial"
+    status: str = Trial.TERMINATED
+
+    def is_finished(self) -> bool:
+        return self.status != Trial.RUNNING
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
+    grid = Grid([Job("cell", CELL, "row", None)], Workplace(str(tmp_path), ""), Silent(), 1, lambda job: [])  # type: ignore[arg-type]
+    assert grid.suggest("trial")
+    (tmp_path / "cell").mkdir()
+    return grid
+
+
+@pytest.mark.parametrize("text", [None, "{", "\0\0"])
+def test_what_a_running_cell_shows_does_not_end_the_launch_where_it_does_not_read(
+    grid: Grid, tmp_path: Path, text: str | None
+) -> None:
+    live = tmp_path / "cell/live.json"
+    live.mkdir() if text is None else live.write_text(text)
+    follow = Follow(grid)
+    follow.on_step_end(0, [Ended(status=Trial.RUNNING)])
+    assert follow.looked
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN])
+def test_a_run_folder_that_does_not_answer_the_driver_is_asked_again(
+    grid: Grid, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cell/config.json").write_text("{}")
+    (tmp_path / "cell/result.json").write_text("{}")
+    asked = []
+    stat = Path.stat
+
+    def silent(path: Path, **options: Any) -> os.stat_result:
+        asked.append(path)
+        if len(asked) < 3:
+            raise OSError(number, os.strerror(number))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", silent)
+    monkeypatch.setattr("suite.grid.time.sleep", lambda seconds: None)
+    Follow(grid).on_step_end(0, [Ended()])
+    assert not grid.running
+    assert grid.display.states == ["finished"]  # type: ignore[attr-defined]
+
+
+def test_a_run_folder_that_stays_silent_ends_the_launch(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid.workplace = dataclasses.replace(grid.workplace, patience=0.0)
+
+    def silent(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "stat", silent)
+    with pytest.raises(OSError, match="Input/output"):
+        Follow(grid).on_step_end(0, [Ended()])
