@@ -156,14 +156,14 @@ def _look(path: Path) -> tuple[Any, Holder | None] | None:
     """What changes with every touch, and the holder (None while the file is being written)."""
     try:
         # Opened: a network file system then asks its server instead of its cache.
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             text = file.read()
             touched = os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
     try:
         return (path, touched), Holder(**json.loads(text))
-    except (json.JSONDecodeError, TypeError):
+    except (ValueError, TypeError):
         return (path, touched), None
 
 

@@ -25,7 +25,7 @@ from suite.errors import UnfitNode, UserError
 from suite.lease import Holder, Lease, LeaseLost
 from suite.plan import Job, Workplace
 from suite.pulse import Leave, Progress, Pulse, drain_markers
-from suite.records import CellFolder, StudyFolder
+from suite.records import CellFolder, RecordError, StudyFolder
 
 TROUBLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN
@@ -141,7 +141,11 @@ def _run_recorded(
 ) -> bool:
     # A cell whose worker died again and again before it began has a failure and nothing else.
     begun = (record.path / "config.json").exists()
-    restarted = begun and record.config()["code"]["engine"] != provenance.engine_digest()
+    try:
+        restarted = begun and _engine_of(record) != provenance.engine_digest()
+    except RecordError as error:  # This cell's alone: the others of the launch go on.
+        record.write_failure(_failure(error, record))
+        return False
     if restarted:
         record.clear()
     record.write_config(
@@ -168,16 +172,29 @@ def _run_recorded(
             if isinstance(error, OSError) and (error.errno in TROUBLE or not _writable(record.path)):
                 raise
             traceback.print_exc(file=log)
-            record.write_failure(
-                {
-                    "kind": _kind(error),
-                    "message": f"{type(error).__name__}: {str(error).strip() or '(no message)'}",
-                    "where": where(error),
-                    "log": str(record.log),
-                }
-            )
+            record.write_failure(_failure(error, record))
             return False
     return True
+
+
+def _engine_of(record: CellFolder) -> str:
+    """The engine that began the cell. Raises RecordError where the configuration does not say it."""
+    try:
+        return record.config()["code"]["engine"]
+    except (KeyError, TypeError):
+        raise RecordError(
+            f"{record.path / 'config.json'} does not name the engine that began it. Delete that cell's folder "
+            "and run again."
+        ) from None
+
+
+def _failure(error: Exception, record: CellFolder) -> dict[str, str]:
+    return {
+        "kind": _kind(error),
+        "message": f"{type(error).__name__}: {str(error).strip() or '(no message)'}",
+        "where": where(error),
+        "log": str(record.log),
+    }
 
 
 def _writable(folder: Path) -> bool:

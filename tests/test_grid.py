@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,15 +77,9 @@ class Silent:
         self.states.append(state)
 
 
-@dataclasses.dataclass
-class Ended:
-    """A trial that has ended well."""
-
-    trial_id: str = "trial"
-    status: str = Trial.TERMINATED
-
-    def is_finished(self) -> bool:
-        return self.status != Trial.RUNNING
+def trial(status: str = Trial.TERMINATED) -> Any:
+    """As Tune shows it to a callback."""
+    return SimpleNamespace(trial_id="trial", status=status, is_finished=lambda: status != Trial.RUNNING)
 
 
 @pytest.fixture
@@ -102,7 +97,7 @@ def test_what_a_running_cell_shows_does_not_end_the_launch_where_it_does_not_rea
     live = tmp_path / "cell/live.json"
     live.mkdir() if text is None else live.write_text(text)
     follow = Follow(grid)
-    follow.on_step_end(0, [Ended(status=Trial.RUNNING)])
+    follow.on_step_end(0, [trial(Trial.RUNNING)])
     assert follow.looked
 
 
@@ -123,7 +118,7 @@ def test_a_run_folder_that_does_not_answer_the_driver_is_asked_again(
 
     monkeypatch.setattr(Path, "stat", silent)
     monkeypatch.setattr("suite.grid.time.sleep", lambda seconds: None)
-    Follow(grid).on_step_end(0, [Ended()])
+    Follow(grid).on_step_end(0, [trial()])
     assert not grid.running
     assert grid.display.states == ["finished"]  # type: ignore[attr-defined]
 
@@ -136,4 +131,4 @@ def test_a_run_folder_that_stays_silent_ends_the_launch(grid: Grid, monkeypatch:
 
     monkeypatch.setattr(Path, "stat", silent)
     with pytest.raises(OSError, match="Input/output"):
-        Follow(grid).on_step_end(0, [Ended()])
+        Follow(grid).on_step_end(0, [trial()])

@@ -286,3 +286,9 @@ def test_a_full_disk_leaves_no_half_lease_and_takes_no_touch(tmp_path: Path) -> 
         next_one.check()
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_lease_of_damaged_bytes_is_one_that_is_being_written(tmp_path: Path) -> None:
+    (tmp_path / "lease").mkdir()
+    (tmp_path / "lease/000001.json").write_bytes(b"\xff\xfe\0")
+    assert holder_of(tmp_path) is None

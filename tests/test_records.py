@@ -356,3 +356,11 @@ def test_what_a_kill_left_beside_a_finished_record_goes(cell: CellFolder) -> Non
     cell.tidy()
     assert sorted(cell.path.rglob("*")) == sorted([*whole, cell.checkpoints, final])
     cell.tidy()
+
+
+def test_tidying_leaves_alone_what_is_not_the_suite_s(cell: CellFolder) -> None:
+    """Such as folders that editors make."""
+    (cell.path / ".ipynb_checkpoints").mkdir(parents=True)
+    (cell.path / ".result.json.17").touch()
+    cell.tidy()
+    assert [path.name for path in cell.path.iterdir()] == [".ipynb_checkpoints"]

@@ -293,3 +293,18 @@ def test_a_file_system_that_does_not_answer_ends_no_beats(place: Place, monkeypa
         one._ended.set()
         one._thread.join()
         assert one.wish is pulse.Wish.LEAVE
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}"])
+def test_a_configuration_that_does_not_read_is_the_cell_s_failure_alone(place: Place, text: str) -> None:
+    """Not the launch's, which other cells have part in."""
+    place.record.path.mkdir(parents=True)
+    (place.record.path / "config.json").write_text(text)
+    assert not place.run()
+    failure = place.record.failure()
+    assert failure is not None
+    assert failure["kind"] == "data or configuration"
+    assert "config.json" in failure["message"]
+    assert not (place.record.path / "lease").exists()
+    place.record.remove()  # As it says.
+    assert place.run()
