@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from suite.errors import UserError
-from suite.records import read_json, write_json
+from suite.records import read_json, settle, write_json
 
 
 def save(folder: Path, step: int, model: dict[str, Tensor], training: dict[str, Any] | None) -> None:
@@ -58,8 +58,11 @@ def _write(folder: Path, step: int, model: dict[str, Tensor], training: dict[str
         # Both have words of their own for a disk that is full, or that does not take what it is given.
         number = errno.EIO if shutil.disk_usage(folder).free > 1 << 20 else errno.ENOSPC
         raise OSError(number, os.strerror(number), str(folder)) from error
-    files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
-    write_json(folder / "manifest.json", {"step": step, "sha256": files})
+    files = {}
+    for path in sorted(folder.iterdir()):
+        settle(path)  # Before the checkpoint before the last is removed.
+        files[path.name] = _digest(path)
+    write_json(folder / "manifest.json", {"step": step, "sha256": files}, settled=True)
 
 
 def steps(folder: Path) -> list[int]:

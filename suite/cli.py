@@ -21,6 +21,7 @@ from suite.errors import UserError, unknown
 from suite.lease import holder_of
 from suite.pulse import clock
 from suite.records import StudyFolder, depth_text, load_cells, read_lines
+from suite.terminal import let_go, say
 
 if TYPE_CHECKING:
     from suite.bench.run import Bench
@@ -64,15 +65,17 @@ def _run(arguments: argparse.Namespace) -> int:
         planned.look_again()
     chosen, missing = planned.chosen, planned.missing
     if missing:
-        _say(f"{len(missing)} of {len(chosen)} cells to run in {folder.path}.")
+        say(f"{len(missing)} of {len(chosen)} cells to run in {folder.path}.")
         _launch(arguments, missing, workplace, len(chosen) - len(missing), planned)
     else:
-        _say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
+        say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
     planned.look_again()
     for job in planned.chosen:
         if folder.cell(job.id).state == "finished":
             folder.cell(job.id).tidy()
-    print(_build_report(folder))
+    text = _build_report(folder)
+    let_go()
+    print(text)
     return _digest(folder, [job.id for job in planned.missing], len(planned.chosen), arguments.words)
 
 
@@ -104,7 +107,7 @@ def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
         folder.cell(cell).set_aside()
     if stale:
         done = "set aside, to be trained again" if rerun else "kept and marked; --rerun-stale trains them again"
-        _say(f"{len(stale)} finished cells were made by another version of the engine: {done}.")
+        say(f"{len(stale)} finished cells were made by another version of the engine: {done}.")
     return bool(stale) and rerun
 
 
@@ -264,7 +267,7 @@ def _drain(arguments: argparse.Namespace) -> int:
     for cell in staying:
         print(f"still running: {cell}")
     where = "" if arguments.all else f" on {socket.gethostname()}"
-    _say(f"{len(left)} cells have written checkpoints and left{where}, {len(staying)} are still running.")
+    say(f"{len(left)} cells have written checkpoints and left{where}, {len(staying)} are still running.")
     return 1 if staying else 0
 
 
@@ -302,7 +305,7 @@ def _export(arguments: argparse.Namespace) -> int:
     folder = StudyFolder(arguments.runs / arguments.study)
     said = export(folder, arguments.cell, arguments.data, arguments.out)
     print(arguments.out)
-    _say(said)
+    say(said)
     return 0
 
 
@@ -328,12 +331,12 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.action == "verify":
         return _verify(folder)
     if files and folder.exists():
-        _say(f"{folder} is there already and stays as it is: delete it to prepare it from these files.")
+        say(f"{folder} is there already and stays as it is: delete it to prepare it from these files.")
     elif files:
-        _say(str(files))
+        say(str(files))
         left_out = registry.find("dataset", arguments.name)(folder, progress, files)
         if left_out:
-            _say(f"left out: {len(left_out)}, listed in {folder / 'left_out.txt'}; the first: {left_out[0]}")
+            say(f"left out: {len(left_out)}, listed in {folder / 'left_out.txt'}; the first: {left_out[0]}")
     dataset = open_data(arguments.data, arguments.name, progress)
     print(json.dumps(dataset.information, indent=1))
     return 0
@@ -423,7 +426,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.device, _counting("answered", "questions"),
     )  # fmt: skip
     print(arguments.out)
-    _say(said)
+    say(said)
     return 0
 
 
@@ -507,18 +510,18 @@ def _digest(folder: StudyFolder, missing: Sequence[str], total: int, command: Se
     """Says what did not finish, and how to run it again; 1 where there is anything."""
     for cell_id in missing:
         if folder.cell(cell_id).state != "failed":
-            _say(f"not finished: {cell_id}: its worker died or was stopped.")
+            say(f"not finished: {cell_id}: its worker died or was stopped.")
     _say_failures(folder, missing)
     if missing:
-        _say(f"{len(missing)} of {total} cells did not finish. Run them again: ablate {shlex.join(command)}")
+        say(f"{len(missing)} of {total} cells did not finish. Run them again: ablate {shlex.join(command)}")
     return 1 if missing else 0
 
 
 def _say_failures(folder: StudyFolder, cells: Iterable[str]) -> None:
     for cell_id in cells:
         if failure := folder.cell(cell_id).failure():
-            _say(f"failed: {cell_id}: {failure['message']}")
-            _say(f"  at  {failure['where']}\n  log {failure['log']}")
+            say(f"failed: {cell_id}: {failure['message']}")
+            say(f"  at  {failure['where']}\n  log {failure['log']}")
 
 
 def _print_table(rows: list[dict], as_json: bool) -> None:
@@ -546,13 +549,9 @@ def _counting(verb: str, things: str) -> Callable[[int, int], None]:
         if done == total or done * 10 // total > said:
             said = done * 10 // total
             left = (time.monotonic() - began) / done * (total - done)
-            _say(f"{verb} {done:,} of {total:,} {things}, {left:.0f} s left")
+            say(f"{verb} {done:,} of {total:,} {things}, {left:.0f} s left")
 
     return count
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _setting(text: str) -> tuple[str, str]:

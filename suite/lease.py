@@ -27,6 +27,9 @@ BEAT = 2.0
 SILENCE = 90.0
 """Seconds without a touch after which a holder on another machine is gone; more than file systems cache."""
 POLL = 0.5
+CLOCK_STEP = 3600.0
+"""Seconds by which a clock that is set may move the time at which a process started. Where another process has got
+its id within that time, silence tells."""
 
 
 class LeaseLost(RuntimeError):
@@ -56,7 +59,7 @@ class Holder:
         try:
             process = psutil.Process(self.pid)
             # A process that was killed keeps its id until its parent asks, and nobody asks for some orphans.
-            return abs(process.create_time() - self.born) > 1 or process.status() == psutil.STATUS_ZOMBIE
+            return abs(process.create_time() - self.born) > CLOCK_STEP or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from suite.config import Cell
 from suite.plan import Job, describe
 from suite.pulse import Progress, clock
 from suite.records import State
+from suite.terminal import Terminal, let_go
 from suite.trackers import Follower
 
 
@@ -42,7 +42,7 @@ class Display:
     def __init__(self, jobs: Sequence[Job], finished: int, slots: int, followers: Sequence[Follower] = ()) -> None:
         self.followers = followers
         # While a cell runs in this process, what is printed to sys.stderr goes to its log.
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Terminal(file=sys.stderr, highlight=False)
         self.waiting = {job.id: job for job in jobs}
         self.running: dict[str, _Running] = {}
         self.total, self.done = len(jobs) + finished, finished
@@ -107,7 +107,10 @@ class Display:
         self._say(f"{state:<9} {job.id}  {describe(job)}{took}  ({self.done} of {self.total} cells)")
 
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        try:
+            self.console.print(text, markup=False, soft_wrap=True)
+        except OSError:
+            let_go()
 
     def _left(self) -> float:
         """Seconds until the last cell ends, if those that wait run as fast as those that run; 0 if unknown."""

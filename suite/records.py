@@ -140,7 +140,7 @@ class CellFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("failure.json", "stopped.json", "cost.json"):
             (self.path / name).unlink(missing_ok=True)
-        write_json(self.path / "config.json", config)
+        write_json(self.path / "config.json", config, settled=True)
 
     def write_live(self, live: Mapping[str, Any]) -> None:
         """Where a cell that runs stands now: step, steps, questions_per_second."""
@@ -168,6 +168,7 @@ class CellFolder:
             try:
                 while left:
                     left = left[file.write(left) :]
+                os.fsync(file.fileno())  # A checkpoint that follows goes on after these lines.
             except OSError:
                 file.truncate(before)  # Half a line would spoil the next one.
                 raise
@@ -181,12 +182,12 @@ class CellFolder:
         for name in ("metrics", "sites", "segments"):
             path = self.path / f"{name}.jsonl"
             kept = [line for line in read_lines(path) if name == "segments" or line["step"] <= step]
-            write_text(path, "".join(_dumps(line) + "\n" for line in kept))
+            write_text(path, "".join(_dumps(line) + "\n" for line in kept), settled=True)
 
     def write_predictions(self, table: pd.DataFrame) -> None:
         self.check()
         path = self.path / "predictions.parquet"
-        with _temporary(path) as temporary:
+        with _temporary(path, settled=True) as temporary:
             table.to_parquet(temporary, index=False)
 
     def write_examples(
@@ -200,22 +201,22 @@ class CellFolder:
         folder = self.path / "examples"
         folder.mkdir(exist_ok=True)
         for name, content in pictures.items():
-            write_bytes(folder / name, content)
-        with _temporary(folder / "attention.npz") as temporary, temporary.open("wb") as file:
+            write_bytes(folder / name, content, settled=True)
+        with _temporary(folder / "attention.npz", settled=True) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **attention)  # pyright: ignore[reportArgumentType]: its names are arrays.
-        write_json(folder / "questions.json", questions)
+        write_json(folder / "questions.json", questions, settled=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         self.check()
-        write_json(self.path / "result.json", result)
+        write_json(self.path / "result.json", result, settled=True)
 
     def write_failure(self, failure: Mapping[str, Any]) -> None:
         self.check()
-        write_json(self.path / "failure.json", failure)
+        write_json(self.path / "failure.json", failure, settled=True)
 
     def write_stopped(self, stopped: Mapping[str, Any]) -> None:
         self.check()
-        write_json(self.path / "stopped.json", stopped)
+        write_json(self.path / "stopped.json", stopped, settled=True)
 
     def forget_stop(self) -> None:
         """The cell may go on: the study no longer has the scheduler that stopped it."""
@@ -287,7 +288,7 @@ class StudyFolder:
 
     def write_study(self, study: Mapping[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "study.json", study)
+        write_json(self.path / "study.json", study, settled=True)
 
     def cell(self, cell_id: str) -> CellFolder:
         return CellFolder(self.path / cell_id)
@@ -356,32 +357,43 @@ def depth_text(layers: Sequence[int], keep: Sequence[Sequence[int]] | None) -> s
     return f"{text} at {running}" + (f" without {without}" if any(left_out) else "")
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, settled: bool = False) -> None:
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", settled)
 
 
-def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+def write_text(path: Path, text: str, settled: bool = False) -> None:
+    write_bytes(path, text.encode(), settled)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes under a temporary name and renames, so that no reader sees half a file."""
-    with _temporary(path) as temporary:
+def write_bytes(path: Path, content: bytes, settled: bool = False) -> None:
+    """Writes under a temporary name and renames, so that no reader sees half a file.
+
+    ``settled``: nor does a reader after a power cut, for which the disk is waited for.
+    """
+    with _temporary(path, settled) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def _temporary(path: Path, settled: bool) -> Iterator[Path]:
     """Another name for ``path`` to write to, which becomes it at the end; nothing is left where that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
+        if settled:
+            settle(temporary)
         os.replace(temporary, path)
     except BaseException:
         # On a disk that is full it would take what others wait for.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def settle(path: Path) -> None:
+    """Returns once the disk has what was written to the file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> Any:
@@ -400,13 +412,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    *texts, _ = path.read_text(encoding="utf-8").split("\n")
+    *texts, _ = path.read_bytes().split(b"\n")
     lines = []
     for number, text in enumerate(texts, 1):
         try:
             lines.append(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise RecordError(f"{path}:{number} is not JSON ({error}).") from None
+        except ValueError as error:  # Of JSON, or of its encoding.
+            raise RecordError(
+                f"{path}:{number} is not JSON ({error}). Delete that cell's folder and run again."
+            ) from None
     return lines
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import sys
 import threading
 import time
 import traceback
@@ -26,6 +25,7 @@ from suite.lease import Holder, Lease, LeaseLost
 from suite.plan import Job, Workplace
 from suite.pulse import Leave, Progress, Pulse, drain_markers
 from suite.records import CellFolder, RecordError, StudyFolder
+from suite.terminal import say
 
 TROUBLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN
@@ -59,7 +59,7 @@ def run_cell(
         try:
             return _ended(job, record) or _run_leased(job, workplace, record, report, leaving, train)
         except LeaseLost as lost:  # By a process that was stopped for long, or cut off from the others.
-            _say(str(lost))
+            say(str(lost))
             continue
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def run_cell(
                     f"The record {record.path} cannot be written: {error.strerror}. Mend that and run the same "
                     "command: finished cells stay, and this one continues from its last checkpoint."
                 ) from error
-            _say(f"{record.id} waits for its run folder, {record.path}: {error.strerror}.")
+            say(f"{record.id} waits for its run folder, {record.path}: {error.strerror}.")
         waited += _wait(record.path, wait, workplace.patience - waited)
         if leaving is not None and leaving.is_set():
             raise Leave
@@ -117,7 +117,7 @@ def _run_leased(
         if leaves():
             raise Leave
         if holder is not None and holder not in said:
-            _say(f"{record.id} waits for process {holder.pid} on {holder.host}, which runs it.")
+            say(f"{record.id} waits for process {holder.pid} on {holder.host}, which runs it.")
             said.add(holder)
 
     lease.take(waiting)
@@ -217,10 +217,6 @@ def redirected(log: IO[str]) -> Iterator[None]:
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
         warnings.simplefilter("default")
         yield
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _kind(error: Exception) -> str:

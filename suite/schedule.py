@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -41,6 +40,7 @@ from suite.records import StudyFolder
 from suite.room import Node, check_room, need, node_name, placed, room_on, shortage
 from suite.running import run_cell
 from suite.search import Found
+from suite.terminal import let_go, say
 from suite.trackers import Follower
 
 GRACE = 60.0
@@ -112,14 +112,15 @@ def run_alone(
         )
     waiting = list(jobs)
     leaving, told = threading.Event(), []
+    terminal = sys.stderr  # While a cell runs in this process, what is printed to sys.stderr goes to its log.
 
     def stop(number: int, frame: object) -> None:
-        _let_go_of_terminal()
+        let_go()
         if told:
             raise Stopped(number)
         told.append(number)
         leaving.set()
-        _say("The cell writes its checkpoint and leaves; Ctrl-C again stops at once.")
+        say("The cell writes its checkpoint and leaves; Ctrl-C again stops at once.", to=terminal)
 
     with (
         Display(jobs, finished, 1, followers) as display,
@@ -260,7 +261,7 @@ def _wait_for_room(jobs: Sequence[Job], workplace: Workplace) -> None:
             if lacking is None:
                 return
             if time.monotonic() - said >= SAID_EVERY:
-                _say(f"Waiting for room. {lacking}. Ctrl-C ends it.")
+                say(f"Waiting for room. {lacking}. Ctrl-C ends it.")
                 said = time.monotonic()
             # Heard by an autoscaler, where there is one.
             request_resources(bundles=[need(placement, memory)] * placement.workers)
@@ -322,7 +323,7 @@ def _stopped_by_signals() -> Iterator[None]:
     told = []
 
     def stop(number: int, frame: object) -> None:
-        _let_go_of_terminal()
+        let_go()
         told.append(number)
         raise Stopped(number)
 
@@ -347,22 +348,6 @@ def _signals(stop: Callable[[int, Any], None], *numbers: signal.Signals) -> Iter
             signal.signal(number, handler)
 
 
-def _let_go_of_terminal() -> None:
-    """What is said from now on to a terminal that was closed, or a pipe that nobody reads, goes nowhere.
-
-    Otherwise the first word would be an error, and end the launch before its cells have written checkpoints.
-    """
-    outputs = select.poll()
-    for output in (1, 2):
-        outputs.register(output, 0)  # What is asked for is told besides: errors and closed ends.
-    gone = [output for output, state in outputs.poll(0) if state & (select.POLLERR | select.POLLHUP)]
-    if gone:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for output in gone:
-            os.dup2(nowhere, output)
-        os.close(nowhere)
-
-
 @contextmanager
 def _leaving(jobs: Sequence[Job], workplace: Workplace) -> Iterator[None]:
     """Has the running cells write checkpoints when the launch is told to stop, or ends for a UserError."""
@@ -373,7 +358,7 @@ def _leaving(jobs: Sequence[Job], workplace: Workplace) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         running = [job for job in jobs if _runs_here(folder, job, workplace.launch)]
         if running:
-            _say(
+            say(
                 f"{len(running)} cells write their checkpoints and leave, in {GRACE:.0f} s at most; Ctrl-C again "
                 "stops at once."
             )
@@ -409,8 +394,3 @@ def _without_markers(workplace: Workplace) -> Iterator[None]:
 def _runs_here(folder: StudyFolder, job: Job, launch: str) -> bool:
     holder = holder_of(folder.cell(job.id).path)
     return holder is not None and holder.launch == launch
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # Nobody hears it: what is to be done is done all the same.
-        print(text, file=sys.stderr, flush=True)

@@ -106,8 +106,13 @@ class Planned:
 
     def look_again(self) -> None:
         """Reads the records anew, and writes ``study.json``."""
+        before = self.jobs, self.searches
         self.jobs, self.searches = self._look()
-        self.write()
+        try:
+            self.write()
+        except OSError:  # As if nobody had looked: who tries again finds the same rows new.
+            self.jobs, self.searches = before
+            raise
 
     def after(self, ended: Job) -> list[Job]:
         """The rows that the end of ``ended`` makes known: of a search's winner, once all its trials have ended.

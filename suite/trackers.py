@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from suite.errors import UserError
 from suite.plan import Job
 from suite.records import State, StudyFolder, depth_text, read_lines
+from suite.terminal import say
 
 LAST_WORDS = 30.0
 """Seconds that the end of a launch waits for a tracker to take what it was told."""
@@ -216,7 +217,7 @@ class Follower:
             )
 
     def _say(self, text: str) -> None:
-        print(self.name, text, file=self.terminal, flush=True)
+        say(f"{self.name} {text}", to=self.terminal)
 
     def _catch_up(self, job: Job) -> None:
         record = self.folder.cell(job.id)

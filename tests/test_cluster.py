@@ -289,6 +289,19 @@ def test_a_terminal_that_is_closed_does_not_keep_the_cells_from_their_checkpoint
     assert not left_over(runs / "demo")
 
 
+@pytest.mark.parametrize("how", ["--cpus=1", "--no-ray"])
+def test_a_pipe_that_nobody_reads_does_not_end_the_launch(
+    place: Place, expected: Path, runs: Path, how: str
+) -> None:
+    """As of a `tee` or `less` that has ended."""
+    process = place.start(runs, how)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=200) == 0
+    assert not differences(runs / "demo", expected)
+
+
 def test_nohup_is_heard(place: Place, runs: Path) -> None:
     process = subprocess.Popen(
         ["nohup", *run_command(runs, place.data, "--no-ray", variants="softmax", steps=40, evaluations=2)],

@@ -292,3 +292,12 @@ def test_a_lease_of_damaged_bytes_is_one_that_is_being_written(tmp_path: Path) -
     (tmp_path / "lease").mkdir()
     (tmp_path / "lease/000001.json").write_bytes(b"\xff\xfe\0")
     assert holder_of(tmp_path) is None
+
+
+def test_a_clock_that_is_set_takes_no_cell_from_a_process_that_lives(tmp_path: Path) -> None:
+    """The system tells when a process started by the clock as it is now."""
+    mine = Lease(tmp_path)
+    mine.take()
+    for step in (-1000, -10, 10, 1000):
+        assert not replace(mine.holder, born=mine.holder.born + step).is_gone()
+    mine.release()

@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
+from suite import checkpoints
 from suite.config import Cell, Protocol, to_plain
 from suite.records import (
     CellFolder,
@@ -122,6 +124,44 @@ def test_cutting_back_keeps_every_segment_but_a_torn_one(cell: CellFolder) -> No
     cell.cut_back(-1)
     cell.append("segments", [{"step": 0}])
     assert read_lines(cell.path / "segments.jsonl") == [{"step": 0}, {"step": 0}]
+
+
+def test_a_record_is_on_the_disk_before_it_has_its_name(cell: CellFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a file that was renamed first may be there and empty."""
+    on_disk: set[int] = set()
+    named: dict[str, bool] = {}
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(file: int) -> None:
+        fsync(file)
+        on_disk.add(os.fstat(file).st_ino)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        named[Path(target).name] = os.stat(source).st_ino in on_disk
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    cell.write_config({})
+    cell.append("metrics", [{"step": 1}])
+    assert (cell.path / "metrics.jsonl").stat().st_ino in on_disk
+    cell.cut_back(1)
+    cell.write_live({})
+    cell.write_predictions(pd.DataFrame({"question_id": [1]}))
+    checkpoints.save(cell.checkpoints, 1, {"weight": torch.ones(1)}, {"seed": 1})
+    assert {path.stat().st_ino for path in cell.checkpoints.glob("*/*")} <= on_disk
+    cell.write_result(RESULT)
+    assert named.pop("live.json") is False  # Every two seconds, and nobody needs it.
+    assert named.pop("step-00000001") is False  # A folder: its files are.
+    assert len(named) == 7
+    assert all(named.values()), named
+
+
+def test_a_line_that_is_not_text_is_named(cell: CellFolder) -> None:
+    cell.write_config({})
+    (cell.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n')
+    with pytest.raises(RecordError, match=r"metrics\.jsonl:2 is not JSON .*Delete that cell's folder"):
+        cell.metrics()
 
 
 def test_a_line_in_the_middle_that_is_not_json_is_named(cell: CellFolder) -> None:

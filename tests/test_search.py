@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import subprocess
@@ -205,7 +206,13 @@ def test_a_winner_is_known_once_no_trial_is_left_and_is_a_row_at_every_seed(
         assert {argument: rows[name].cell.arguments[argument] for argument in SPACE} == found.arguments
 
 
-def test_a_trial_that_failed_and_wins_when_it_is_run_again_gets_its_rows(data_folder: Path, tmp_path: Path) -> None:
+def full_disk(_: Planned) -> None:
+    raise OSError(errno.ENOSPC, "no room")
+
+
+def test_a_trial_that_failed_and_wins_when_it_is_run_again_gets_its_rows(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, one = StudyFolder(tmp_path), study(RANDOM)
     _, (found,) = plan_searches(one, data_folder, folder)
     first, second, third = found.trials
@@ -218,7 +225,11 @@ def test_a_trial_that_failed_and_wins_when_it_is_run_again_gets_its_rows(data_fo
     (retried,) = (job for job in planned.missing if job.role == "trial")
     assert retried.id == third
     finish(folder, third, 90.0, 0.0)
-    rows = planned.after(retried)
+    with monkeypatch.context() as full:
+        full.setattr(Planned, "write", full_disk)
+        with pytest.raises(OSError, match="no room"):
+            planned.after(retried)
+    rows = planned.after(retried)  # As the grid asks again.
     assert [row.cell.seed for row in rows] == [0, 1]
     assert planned.searches[0].winner == third
     assert set(planned.searches[0].cells) == {row.id for row in rows}
