@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from suite import registry
 from suite.errors import UserError, unknown
-from suite.lease import holder_of
+from suite.lease import holder_of, sweep
 from suite.pulse import clock
 from suite.records import StudyFolder, depth_text, load_cells, read_lines
 from suite.terminal import let_go, say
@@ -73,6 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for job in planned.chosen:
         if folder.cell(job.id).state == "finished":
             folder.cell(job.id).tidy()
+    sweep(folder.path)
     text = _build_report(folder)
     let_go()
     print(text)

@@ -32,6 +32,10 @@ CLOCK_STEP = 3600.0
 its id within that time, silence tells."""
 
 
+CHECK = ".check-"
+"""What begins the names of files in a study's folder by which a driver and its nodes see that they share it."""
+
+
 class LeaseLost(RuntimeError):
     """Another process has taken the cell over: this one must not write to it any more."""
 
@@ -149,6 +153,15 @@ def holder_of(folder: Path) -> Holder | None:
     path = _newest(folder / "lease")
     look = _look(path) if path else None
     return look[1] if look and look[1] and not look[1].is_gone() else None
+
+
+def sweep(study: Path) -> None:
+    """Removes the files of CHECK that drivers left which were killed on this machine."""
+    for file in sorted(study.glob(f"{CHECK}*")):
+        driver = file.with_suffix("")  # Of an answer, the file that it answers.
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if not driver.exists() or Holder(**json.loads(driver.read_bytes())).is_gone():
+                file.unlink()
 
 
 def _newest(folder: Path) -> Path | None:

@@ -328,7 +328,7 @@ def check_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".probe"
         probe.write_bytes(bytes(4096))
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # Another launch may look at the same time.
     except OSError as error:
         raise UserError(
             f"The run folder {path} cannot be written: {error.strerror}. Free space there, or give --runs another."

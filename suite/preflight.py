@@ -5,6 +5,8 @@ wrong with that. Imports no ray: suite.schedule carries the question to the node
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +20,7 @@ from typing import Any
 from suite import estimate, provenance, registry
 from suite.data.store import open_dataset
 from suite.errors import UnfitNode, UserError
+from suite.lease import CHECK, Lease
 from suite.plan import Job, Workplace
 from suite.records import read_json, write_text
 
@@ -31,10 +34,10 @@ PATIENCE = 5.0
 class Expected:
     """What the driver has and every node must have; plain values."""
 
-    folder: str
-    """Made by the driver in the run folder, for the time of the check."""
+    file: str
+    """The driver's in the run folder, for as long as it expects something."""
     word: str
-    """In a file there: another file system has another, or none."""
+    """What is in it, nowhere twice: another file system has another, or none."""
     data: str
     datasets: Mapping[str, str]
     """Name -> digest."""
@@ -49,14 +52,15 @@ class Expected:
 
 @contextlib.contextmanager
 def expected_of(jobs: Sequence[Job], workplace: Workplace) -> Iterator[Expected]:
-    """What the driver expects of nodes that run ``jobs``; as long as it asks, the folder for the answers."""
-    word, data = uuid.uuid4().hex, Path(workplace.data)
-    folder = Path(workplace.study) / f".check-{word[:8]}"
-    folder.mkdir()
+    """What the driver expects of nodes that run ``jobs``; as long as it asks, the file by which they know it."""
+    study, data = Path(workplace.study), Path(workplace.data)
+    # Who this is: what a driver that was killed leaves is known by it (suite.lease.sweep).
+    holder = Lease(study, workplace.launch).holder
+    file, word = study / f"{CHECK}{holder.token}", json.dumps(dataclasses.asdict(holder))
     try:
-        write_text(folder / "driver", word)
+        write_text(file, word)
         yield Expected(
-            folder=str(folder),
+            file=str(file),
             word=word,
             data=workplace.data,
             datasets={name: open_dataset(data / name).digest for name in {job.cell.dataset for job in jobs}},
@@ -67,7 +71,9 @@ def expected_of(jobs: Sequence[Job], workplace: Workplace) -> Iterator[Expected]
             engine=provenance.engine_digest(),
         )
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in study.glob(f"{file.name}*"):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def look(plain: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +85,7 @@ def look(plain: dict[str, Any]) -> dict[str, Any]:
     return {
         "engine": provenance.engine_digest(),
         "packages": provenance.packages(),
-        "folder": _tried(lambda: _leave_word(Path(expected.folder), expected.word)),
+        "folder": _tried(lambda: _leave_word(Path(expected.file), expected.word)),
         "plugins": {path: _tried(lambda path=path: registry.load_plugin(path)) for path in expected.plugins},
         "methods": {name: _tried(lambda name=name: registry.source_digest(name)) for name in expected.methods},
         "datasets": {
@@ -97,7 +103,7 @@ def faults(expected: Expected, answer: Mapping[str, Any], node: str) -> list[str
     found = [*_folder_faults(expected, answer, node), *_version_faults(expected, answer, node)]
     for path, (_, reason) in answer["plugins"].items():
         # The driver keeps them in the run folder: where that is not shared, it is said already.
-        if reason and not (answer["folder"][1] and Path(path).is_relative_to(Path(expected.folder).parent)):
+        if reason and not (answer["folder"][1] and Path(path).is_relative_to(Path(expected.file).parent)):
             found.append(f"{node} cannot load the plug-in {Path(path).name}: {reason} Install there what it needs.")
     for name, digest in expected.methods.items():
         received, reason = answer["methods"][name]
@@ -136,14 +142,14 @@ def check(expected: dict[str, Any], node: str) -> None:
 
 
 def _folder_faults(expected: Expected, answer: Mapping[str, Any], node: str) -> list[str]:
-    runs = Path(expected.folder).parent
+    runs = Path(expected.file).parent
     left, reason = answer["folder"]
     if reason:
         return [
             f"{node} does not share the run folder {runs}: {reason} Mount the file system there that the driver "
             "has it on, at the same path, or give --runs a folder that all nodes see."
         ]
-    if not _within(lambda: (Path(expected.folder) / left).read_text() == expected.word):
+    if not _within(lambda: (runs / left).read_text() == expected.word):
         return [
             f"{node} has a run folder {runs} of its own: what it writes does not arrive at the driver. Mount the "
             "driver's file system there, or give --runs a folder that all nodes see."
@@ -211,16 +217,16 @@ def gpu_names() -> list[str]:
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
 
 
-def _leave_word(folder: Path, word: str) -> str:
-    """The name of a file with ``word`` that this node has written into the driver's folder."""
-    if not _within(lambda: (folder / "driver").read_text() == word):
-        raise UserError(f"expected {folder / 'driver'}, which the driver wrote; it is not there.")
-    name = f"node-{uuid.uuid4().hex}"
-    with (folder / name).open("x", encoding="utf-8") as file:
-        file.write(word)
-        file.flush()
-        os.fsync(file.fileno())  # A full or failing disk says so here.
-    return name
+def _leave_word(file: Path, word: str) -> str:
+    """The name of a file with ``word`` that this node has written beside the driver's."""
+    if not _within(lambda: file.read_text() == word):
+        raise UserError(f"expected {file}, which the driver wrote; it is not there.")
+    answer = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+    with answer.open("x", encoding="utf-8") as written:
+        written.write(word)
+        written.flush()
+        os.fsync(written.fileno())  # A full or failing disk says so here.
+    return answer.name
 
 
 def _within(true: Callable[[], bool]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from suite import lease
-from suite.lease import Lease, LeaseLost, holder_of
+from suite.lease import CHECK, Lease, LeaseLost, holder_of, sweep
 
 ROUNDS = 25
 
@@ -301,3 +301,18 @@ def test_a_clock_that_is_set_takes_no_cell_from_a_process_that_lives(tmp_path: P
     for step in (-1000, -10, 10, 1000):
         assert not replace(mine.holder, born=mine.holder.born + step).is_gone()
     mine.release()
+
+
+def test_what_killed_drivers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    here = Lease(tmp_path).holder
+    drivers = {
+        "alive": here,
+        "elsewhere": replace(here, machine="another", pid=1),
+        "dead": replace(here, born=here.born - 1e6),
+    }
+    for name, holder in drivers.items():
+        (tmp_path / f"{CHECK}{name}").write_text(json.dumps(asdict(holder)))
+        (tmp_path / f"{CHECK}{name}.answer").write_text("")
+    sweep(tmp_path)
+    kept = {f"{CHECK}{name}{part}" for name in ("alive", "elsewhere") for part in ("", ".answer")}
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -376,6 +377,12 @@ def test_a_run_folder_without_room_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"No space left on device.*Free space"):
         check_folder(tmp_path)
+
+
+def test_several_launches_may_look_at_a_run_folder_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as launches:
+        for looked in [launches.submit(check_folder, tmp_path) for _ in range(800)]:
+            looked.result()
 
 
 def test_a_run_folder_that_can_be_written_is_left_empty(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_folder_that_the_node_does_not_see_is_told(
 ) -> None:
     monkeypatch.setattr(preflight, "PATIENCE", 0.0)
     with expected_of(jobs_of(data_folder), workplace) as expected:
-        elsewhere = dataclasses.replace(expected, folder=str(tmp_path / "elsewhere" / ".check"))
+        elsewhere = dataclasses.replace(expected, file=str(tmp_path / "elsewhere" / ".check"))
         answer = look(dataclasses.asdict(elsewhere))
         (fault,) = faults(expected, answer, "node one")
     assert f"node one does not share the run folder {workplace.study}" in fault
