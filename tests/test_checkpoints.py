@@ -127,7 +127,7 @@ def test_a_start_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoints_as_they_were(
     folder: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
