@@ -30,8 +30,6 @@ POLL = 0.5
 CLOCK_STEP = 3600.0
 """Seconds by which a clock that is set may move the time at which a process started. Where another process has got
 its id within that time, silence tells."""
-
-
 CHECK = ".check-"
 """What begins the names of files in a study's folder by which a driver and its nodes see that they share it."""
 

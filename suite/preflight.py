@@ -71,9 +71,10 @@ def expected_of(jobs: Sequence[Job], workplace: Workplace) -> Iterator[Expected]
             engine=provenance.engine_digest(),
         )
     finally:
-        for left in study.glob(f"{file.name}*"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        # A run folder that does not answer must not hide why the launch ends.
+        with contextlib.suppress(OSError):
+            for left in study.glob(f"{file.name}*"):
+                left.unlink(missing_ok=True)
 
 
 def look(plain: dict[str, Any]) -> dict[str, Any]:
