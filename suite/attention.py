@@ -7,7 +7,7 @@ Shapes: B questions, H heads, Q queries, K keys, D width of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -167,6 +167,9 @@ def zero_where_empty(mixed: Tensor, attended: Tensor) -> Tensor:
 
 class Depth(nn.Module):
     """Which layers of one stack run."""
+
+    summed: Callable[[Tensor], Tensor] = staticmethod(lambda sums: sums)
+    """Sums over a whole batch, of a worker's over its share: the engine's. All workers call it equally often."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()

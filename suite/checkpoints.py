@@ -42,8 +42,10 @@ def save(folder: Path, step: int, model: dict[str, Tensor], training: dict[str, 
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
-    for old in steps(folder)[: -2 if training is not None else -1]:
-        shutil.rmtree(folder / f"step-{old:08d}")
+    # What lies further is damaged: the cell went on from before it.
+    kept = [each for each in steps(folder) if each <= step][-2 if training is not None else -1 :]
+    for other in set(steps(folder)).difference(kept):
+        shutil.rmtree(folder / f"step-{other:08d}")
 
 
 def _write(folder: Path, step: int, model: dict[str, Tensor], training: dict[str, Any] | None) -> None:

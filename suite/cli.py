@@ -192,10 +192,21 @@ def _status(arguments: argparse.Namespace) -> int:
     with Live(console=Console(highlight=False, markup=False), auto_refresh=False) as live:
         while True:
             rows = _states(folder)
-            live.update(Text(_table(rows), no_wrap=True), refresh=True)
+            live.update(Text(_watched(rows), no_wrap=True), refresh=True)
             if all(row["state"].startswith(("finished", "failed", "stopped")) for row in rows):
                 return 0
             time.sleep(2)
+
+
+WATCHED = ("running", "interrupted", "failed", "missing", "stopped", "finished")
+
+
+def _watched(rows: list[dict]) -> str:
+    """Counts by state, then the table: at its end, which a low terminal cuts off, is what matters least."""
+    states = [next((state for state in WATCHED if row["state"].startswith(state)), "missing") for row in rows]
+    counts = [f"{states.count(state)} {state}" for state in WATCHED if state in states]
+    order = sorted(range(len(rows)), key=lambda place: WATCHED.index(states[place]))
+    return f"{len(rows)} cells: {', '.join(counts)}\n\n{_table([rows[place] for place in order])}"
 
 
 def _states(folder: StudyFolder) -> list[dict]:
@@ -311,14 +322,15 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _variants(arguments: argparse.Namespace) -> int:
+    names = [arguments.name] if arguments.name else registry.names("variant")
     if arguments.action == "list":
-        for name in registry.names("variant"):
+        for name in names:
             variant = registry.find("variant", name)
             print(f"{name:<14} {variant()}  {(variant.__doc__ or '').strip().splitlines()[0]}")
         return 0
     from suite.contract import check
 
-    for name in [arguments.name] if arguments.name else registry.names("variant"):
+    for name in names:
         for line in check(registry.find("variant", name)()):
             print(f"{name}: {line}")
     return 0
@@ -568,6 +580,12 @@ def _slots(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number; received {text!r}")
+    return int(text)
+
+
 def _minutes(text: str) -> float:
     try:
         minutes = float(text)
@@ -623,7 +641,7 @@ def _parser() -> argparse.ArgumentParser:
 
     grid.add_argument("--address", help="a Ray cluster's address, or auto")
     grid.add_argument("--cpus", type=_slots, help="CPUs of this machine to use (all)")
-    grid.add_argument("--gpus", type=int, help="GPUs of this machine to use (all)")
+    grid.add_argument("--gpus", type=_count, help="GPUs of this machine to use (all)")
 
     faults = grid.add_argument_group("faults", "times in minutes")
     faults.add_argument(
@@ -701,7 +719,7 @@ def _parser() -> argparse.ArgumentParser:
 
     variants = commands.add_parser("variants", help="what is registered")
     variants.add_argument("action", nargs="?", choices=("list", "check"), default="list")
-    variants.add_argument("name", nargs="?", help="the one to check; all of them without a name")
+    variants.add_argument("name", nargs="?", help="one of them (all)")
     variants.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE")
     variants.set_defaults(command=_variants)
 

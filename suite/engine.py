@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from suite import registry
+from suite.attention import Depth
 from suite.config import Cell, Placement
 from suite.errors import UserError
 from suite.optimisers import MEANS, Piece, ShardedAdamW
@@ -114,6 +115,9 @@ class Engine:
         the gradient over all parameters.
         """
         self.objective, self.optimiser, self.clip = objective, optimiser, clip
+        for module in objective.modules():
+            if isinstance(module, Depth):
+                module.summed = self.summed
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next step."""

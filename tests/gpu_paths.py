@@ -238,7 +238,7 @@ def _group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "1",
+        "MASTER_PORT": "1",  # DeepSpeed wants one named; the group below meets through a file.
     }
     place = tmp_path_factory.mktemp("group") / "store"
     dist.init_process_group(

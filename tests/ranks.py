@@ -58,7 +58,8 @@ def run(task: dict[str, Any], rank: int) -> None:
 
     def kept(value: torch.Tensor) -> torch.Tensor:
         total = summed(value)
-        losses.append(total.item())
+        if not total.ndim:  # Else what a method counts over its batch.
+            losses.append(total.item())
         return total
 
     engine.summed = kept

@@ -101,6 +101,12 @@ def test_where_the_newest_is_damaged_the_one_before_serves_with_a_warning(
         assert loaded_step(folder) == 2
 
 
+def test_a_damaged_checkpoint_is_not_one_of_the_two(folder: Path) -> None:
+    damage(folder / "step-00000004" / "model.safetensors", "truncated")
+    checkpoints.save(folder, 3, model(3), training(3))
+    assert checkpoints.steps(folder) == [2, 3]
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}"], ids=repr)
 def test_a_damaged_manifest_is_a_damaged_checkpoint(folder: Path, content: bytes) -> None:
     (folder / "step-00000004" / "manifest.json").write_bytes(content)

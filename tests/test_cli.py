@@ -290,11 +290,13 @@ def test_failing_variant_fails_alone(data: Path, tmp_path: Path) -> None:
         (["run", "--gpus-per-cell", "1", "--cpus", "2"], "A cell needs 1 CPUs and 1 GPUs on one node"),
         (["run", "--gpus-per-cell", "1", "--no-ray"], "A cell needs 1 CPUs and 1 GPUs on one node"),
         (["run", "--cpus", "0"], "expected a whole number of at least 1; received '0'"),
+        (["run", "--gpus", "-1"], "expected a whole number; received '-1'"),
         (["run", "--gpus-per-cell", "1.5"], "gpus is a fraction up to 1 or a whole number"),
         (["run", "--address", "127.0.0.1:1"], "No Ray cluster answers at 127.0.0.1:1"),
         (["report", "demo"], "No study at runs/demo"),
         (["status", "demo"], "No study at runs/demo"),
         (["variants", "check", "sofmax"], "There is no variant 'sofmax'. Did you mean 'softmax'?"),
+        (["variants", "list", "sofmax"], "There is no variant 'sofmax'. Did you mean 'softmax'?"),
         (["data", "info", "easy_vqq"], "There is no dataset 'easy_vqq'. Did you mean 'easy_vqa'?"),
     ],
     ids=" ".join,
@@ -321,6 +323,14 @@ def test_watching_a_study_that_is_not_there_is_a_mistake(
     (tmp_path / "runs").mkdir()
     assert cli.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_cells_that_run_are_watched_first() -> None:
+    states = ["finished", "missing", "running", "failed (stale)", "winner of the search, not known yet", "finished"]
+    rows = [{"id": str(place), "state": state, "step": None} for place, state in enumerate(states)]
+    said, _, _, *shown = cli._watched(rows).splitlines()
+    assert said == "6 cells: 1 running, 1 failed, 2 missing, 2 finished"
+    assert [line.split()[0] for line in shown] == ["2", "3", "1", "4", "0", "5"]
 
 
 def test_the_log_of_an_interrupted_cell_is_not_followed_for_ever(tmp_path: Path) -> None:

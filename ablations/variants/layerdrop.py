@@ -134,8 +134,7 @@ class DataDriven(Depth):
     """Training drops p layers by learned rates; evaluation keeps the N - p with the lowest."""
 
     activation: Tensor
-    """(N,) running mean of how much each layer changes its input. The layers of a step depend on it: workers that
-    share a cell must share it too, as torch's DistributedDataParallel makes them do with every buffer."""
+    """(N,) running mean of how much each layer changes its input."""
     current: Tensor
     """(N,) rates of the step, from ``keep`` to the gates of its layers."""
 
@@ -170,7 +169,8 @@ class DataDriven(Depth):
             return after
         change = after - before
         with torch.no_grad():
-            changed, was = (part.to(self.activation.dtype).square().mean().sqrt() for part in (change, before))
+            squares = [part.to(self.activation.dtype).square().sum() for part in (change, before)]
+            changed, was = self.summed(torch.stack(squares)).sqrt()
             self.activation[index].lerp_(changed / was.clamp(min=1e-6), MOMENTUM)
         rate = self.current[index]
         return after + (rate.detach() - rate) * change
