@@ -38,13 +38,15 @@ def main(folder: Path) -> None:
                 if command is not None:
                     study = re.match(r"ablate (?:run|plan) ?(\w*)", command)
                     reduced = REDUCED.get(study[1], REDUCED[""]) if study else ""
-                    reduced += "--rounds 1" if command.startswith("ablate bench") else ""
+                    reduced += (
+                        f"--rounds 1 --cells {cell(folder, 'demo')}" if command == "ablate bench cost" else ""
+                    )
                     run(f"{command.replace('CELL', cell(folder))} {reduced}", folder)
 
 
-def cell(folder: Path) -> str:
-    """A finished cell of the paper's study, once there is one."""
-    finished = sorted(folder.glob("runs/paper/*/result.json"))
+def cell(folder: Path, study: str = "paper") -> str:
+    """A finished cell of a study, once there is one."""
+    finished = sorted(folder.glob(f"runs/{study}/*/result.json"))
     return finished[0].parent.name if finished else "CELL"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import shlex
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 128 and its
     number for a signal (130 for Ctrl-C)."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Not every terminal knows every character of a report.
+        sys.stdout.reconfigure(errors="replace")
     try:
         # One command of two words: what `ablate score` takes otherwise is a file.
         joined = ["score add", *words[2:]] if words[:2] == ["score", "add"] else words

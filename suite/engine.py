@@ -57,10 +57,10 @@ def check_placement(placement: Placement, cells: Iterable[Cell]) -> None:
             "read whole tensors, and LXMERT's weights take less than 1 GB. Expected --zero-stage 0, 1 or 2; "
             "received 3."
         )
-    if placement.workers > 1 and placement.gpus not in (None, 0, 1):
+    if placement.gpus not in (None, 0, 1) and (placement.gpus > 1 or placement.workers > 1):
         raise UserError(
-            f"Each of several workers trains on one GPU of its own, or on none; received {placement.gpus:g} per "
-            "worker. Take --gpus-per-cell 1, or one worker."
+            f"A worker trains on one GPU of its own or on none, and a single one may take a part; received "
+            f"{placement.gpus:g} for each of {placement.workers}. Take --gpus-per-cell 1, and more --workers."
         )
     for cell in cells:
         if cell.keep is None:  # Such a cell trains nothing and runs on one worker.

@@ -342,10 +342,24 @@ def test_the_log_of_an_interrupted_cell_is_not_followed_for_ever(tmp_path: Path)
     assert subprocess.run(command, capture_output=True, text=True, timeout=30).stdout == "what it said\n"
 
 
-def test_every_variant_passes_the_check_that_users_run(tmp_path: Path) -> None:
-    kept = ablate("variants", "check", cwd=tmp_path).stdout
-    listed = ablate("variants", "list", cwd=tmp_path).stdout.splitlines()
-    assert {line.partition(":")[0] for line in kept.splitlines()} == {line.split()[0] for line in listed}
+def test_a_terminal_that_does_not_know_a_character_shows_the_others(tmp_path: Path) -> None:
+    """As on a machine whose locale is not of UTF-8, where a report would end in an error."""
+    folder = StudyFolder(tmp_path / "demo")
+    folder.write_study({"cells": [{"id": "one"}]})
+    folder.cell("one").write_config({})
+    folder.cell("one").log.write_text("α is 1.5\n", encoding="utf-8")
+    command = [sys.executable, "-m", "suite", "logs", "one", "--runs", str(tmp_path)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.returncode) == ("? is 1.5\n", 0), done.stderr
+
+
+def test_a_variant_is_checked_as_users_do(tmp_path: Path) -> None:
+    """tests/test_contract.py checks all of them."""
+    kept = ablate("variants", "check", "span", cwd=tmp_path).stdout
+    assert {line.partition(":")[0] for line in kept.splitlines()} == {"span"}
+    (listed,) = ablate("variants", "list", "span", cwd=tmp_path).stdout.splitlines()
+    assert listed.startswith("span ")
 
 
 def test_half_written_data_is_named_and_kept(data: Path, tmp_path: Path) -> None:

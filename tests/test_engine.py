@@ -359,6 +359,7 @@ def test_shares_are_the_batch(count: int, workers: int) -> None:
         ({"workers": 8}, SOFTMAX, "parts of 7 questions: too few for 8 workers"),
         ({"workers": 4}, dataclasses.replace(SOFTMAX, protocol=HALVES), "parts of 3 questions"),
         ({"workers": 2, "gpus": 0.5}, SOFTMAX, "one GPU of its own.* received 0.5"),
+        ({"gpus": 2}, SOFTMAX, "one GPU of its own.* received 2 for each of 1"),
         (DDP, dataclasses.replace(SOFTMAX, variant="span_published", arguments={"batch_size": 7}), "one worker"),
         # Which layers it loses in evaluation goes by the batches that the process has seen.
         (DDP, dataclasses.replace(SOFTMAX, variant="layerdrop_published"), "other layers.* one worker"),
