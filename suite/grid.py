@@ -34,7 +34,8 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import cloudpickle, tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -55,6 +56,30 @@ TRIES = 3
 cells that leave because they are asked to, do not count."""
 SHOWN_EVERY = 2.0
 """Seconds between two looks at where the running cells are."""
+
+
+def _hearing_of_deaths(failed: Callable[..., None]) -> Callable[..., None]:
+    """A method of Tune's that is told an actor's error, or its task's.
+
+    Tune ends the launch with all its cells at one of another kind. Such is the end of a worker whose node runs low
+    on memory (ray.exceptions.OutOfMemoryError): to the method it is as if the actor had died.
+    """
+
+    def hear(*told: Any, **named: Any) -> None:
+        failed(*map(_as_death, told), **{name: _as_death(one) for name, one in named.items()})
+
+    return hear
+
+
+def _as_death(told: Any) -> Any:
+    if isinstance(told, RayError) and not isinstance(told, RayActorError | RayTaskError):
+        # The first line says what there is to say; the others list all that ran on the node.
+        return RayActorError(error_msg=str(told).strip().partition("\n")[0])
+    return told
+
+
+RayActorManager._actor_start_failed = _hearing_of_deaths(RayActorManager._actor_start_failed)
+RayActorManager._actor_task_failed = _hearing_of_deaths(RayActorManager._actor_task_failed)
 
 
 class Stopped(KeyboardInterrupt):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -67,7 +67,12 @@ class Place:
         self.environment = os.environ | {MARK: self.mark, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
 
     def start(
-        self, runs: Path, *more: object, variants: str = "softmax,span", steps: int = STEPS
+        self,
+        runs: Path,
+        *more: object,
+        variants: str = "softmax,span",
+        steps: int = STEPS,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen:
         command = run_command(
             runs, self.data, *more, variants=variants, steps=steps, evaluations=4, learning_rate=1e-2
@@ -75,7 +80,7 @@ class Place:
         return subprocess.Popen(
             command,
             cwd=self.folder,  # Ray has the workers import what lies in the driver's folder.
-            env=self.environment,
+            env=environment or self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -279,6 +284,51 @@ def test_a_terminal_that_is_closed_does_not_keep_the_cells_from_their_checkpoint
     assert list(cell.glob("checkpoint/step-*"))
     assert not (cell / "result.json").exists()
     assert not left_over(runs / "demo")
+
+
+GREEDY = """
+from dataclasses import dataclass
+from suite.attention import SoftmaxWeights, Variant
+from suite.registry import register
+
+class GreedyWeights(SoftmaxWeights):
+    kept: list[bytes] = []
+
+    def attend(self, query, key, value, mask, positions):
+        self.calls = getattr(self, "calls", 0) + self.training
+        if self.calls > 10:
+            self.kept.append(b"x" * (1 << 26))
+        return super().attend(query, key, value, mask, positions)
+
+@register("greedy")
+@dataclass(frozen=True)
+class Greedy(Variant):
+    def weights(self, site):
+        return GreedyWeights()
+"""
+"""A method that takes more and more memory."""
+
+
+def test_a_cell_that_takes_all_memory_fails_alone(place: Place, tmp_path: Path) -> None:
+    """Ray ends a worker where its node runs low, and the others go on."""
+    memory, left = psutil.virtual_memory(), 6 << 30  # What other tests take meanwhile must not count.
+    if memory.available < 2 * left:
+        pytest.skip("Needs 12 GiB of memory.")
+    runs, plugin = tmp_path / "runs", tmp_path / "greedy.py"
+    plugin.write_text(GREEDY)
+    limit = {
+        "RAY_memory_usage_threshold": str((memory.total - memory.available + left) / memory.total),
+        "RAY_memory_monitor_refresh_ms": "50",
+    }
+    process = place.start(
+        runs, "--cpus=1", "--plugin", plugin, variants="softmax,greedy", environment=place.environment | limit
+    )
+    assert "low on memory" in ended(process, 1)
+    failures = [json.loads(path.read_text()) for path in runs.glob("demo/*/failure.json")]
+    assert [failure["kind"] for failure in failures] == ["out of memory"]
+    assert "died 3 times" in failures[0]["message"]
+    assert all((cell / "result.json").exists() for cell in runs.glob("demo/softmax-*"))
+    assert not place.strays()
 
 
 def test_a_pipe_that_nobody_reads_does_not_end_the_launch(place: Place, expected: Path, runs: Path) -> None:
