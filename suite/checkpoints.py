@@ -65,6 +65,8 @@ def _write(folder: Path, step: int, model: dict[str, Tensor], training: dict[str
         settle(path)  # Before the checkpoint before the last is removed.
         files[path.name] = _digest(path)
     write_json(folder / "manifest.json", {"step": step, "sha256": files}, settled=True)
+    # Who may read the record may read its model: safetensors lets nobody but the owner.
+    shutil.copymode(folder / "manifest.json", folder / "model.safetensors")
 
 
 def steps(folder: Path) -> list[int]:

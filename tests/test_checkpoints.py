@@ -66,6 +66,10 @@ def test_what_is_saved_comes_back_to_the_bit(folder: Path) -> None:
     assert torch.equal(state["optimiser"]["state"][0]["mean"], torch.full((2,), 4.0))
 
 
+def test_who_reads_the_record_may_read_the_model(folder: Path) -> None:
+    assert len({path.stat().st_mode for path in folder.glob("step-00000004/*")}) == 1
+
+
 def test_tensors_that_are_not_contiguous_are_saved(tmp_path: Path) -> None:
     tensor = torch.arange(6.0).view(2, 3).T
     checkpoints.save(tmp_path, 1, {"weight": tensor}, None)
