@@ -124,7 +124,9 @@ def fault_of(error: Exception | None) -> Fault:
     if isinstance(cause, RayActorError | WorkerDied) and ("node has died" in text or "node died" in text):
         return Fault("node lost", text)
     if "out of memory" in text.lower() or "low on memory" in text:
-        return Fault("out of memory", text)
+        # Ray's own sentence; around it stands all that ran on the node.
+        said = re.search(r"\d+ worker\S* were killed .*? limit\b", text)
+        return Fault("out of memory", said[0] if said else text)
     return Fault("worker died", text)
 
 

@@ -32,7 +32,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
 
 import ray
 from ray import train
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -81,11 +81,11 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
             if pulse.wish is Wish.LEAVE and not ray.get(relay.leave.remote()):
                 raise Leave  # There are no workers yet.
         failure, left = ray.get(relay.outcome.remote())
-    except RayActorError as error:
+    except RayError as error:
         raise WorkerDied(f"The relay of {record.id} was lost: {_one_line(error)}") from error
     finally:
         if fit.is_alive():  # Nobody waits for these workers any more. Those that come later find no relay, and end.
-            with contextlib.suppress(RayActorError):
+            with contextlib.suppress(RayError):
                 for worker in ray.get(relay.workers.remote()):
                     ray.kill(worker)
         ray.kill(relay)

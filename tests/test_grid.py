@@ -57,6 +57,12 @@ def test_each_is_of_one_kind(error: Exception | None, kind: str) -> None:
     assert "\x1b" not in found.message
 
 
+def test_of_a_worker_ended_for_memory_the_sentence_is_kept_that_says_so() -> None:
+    said = "3 worker(s) were killed due to the node running low on memory. Memory on it was 7GB used / 24GB limit"
+    found = fault_of(task(WorkerDied(f"A worker was lost: Worker(pid=17015) {said} (0.288) Top 10 users: ...")))
+    assert found.message == said
+
+
 def test_what_the_user_can_mend_is_raised() -> None:
     with pytest.raises(UserError, match="mend this"):
         fault_of(task(UserError("mend this")))
