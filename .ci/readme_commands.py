@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FEW = "--set steps=4 --set evaluations=1"
 REDUCED = {
-    "": f"{FEW} --set test=validation",
-    "published": f"{FEW} --set test=validation --set layers=2,2,2",
+    "": f"{FEW} --set test=validation --set layers=2,2,2",
+    "depth": f"{FEW} --set test=validation",
     "paper": f"{FEW} --set batch_size=4 --set width=32 --set heads=2 --set intermediate=64",
 }
 """For the commands that plan or run a study, by its name; the first for all others."""
