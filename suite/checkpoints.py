@@ -6,6 +6,7 @@ written. The last two are kept: where the newest is damaged, the one before serv
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -65,8 +66,10 @@ def _write(folder: Path, step: int, model: dict[str, Tensor], training: dict[str
         settle(path)  # Before the checkpoint before the last is removed.
         files[path.name] = _digest(path)
     write_json(folder / "manifest.json", {"step": step, "sha256": files}, settled=True)
-    # Who may read the record may read its model: safetensors lets nobody but the owner.
-    shutil.copymode(folder / "manifest.json", folder / "model.safetensors")
+    # Who may read the record may read its model: safetensors lets nobody but the owner. Not every file system has
+    # modes to set, and none of them is worth a checkpoint.
+    with contextlib.suppress(OSError):
+        shutil.copymode(folder / "manifest.json", folder / "model.safetensors")
 
 
 def steps(folder: Path) -> list[int]:

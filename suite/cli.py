@@ -202,6 +202,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 WATCHED = ("running", "interrupted", "failed", "missing", "stopped", "finished")
+"""States of cells, those first that somebody may have to do something about."""
 
 
 def _watched(rows: list[dict]) -> str:

@@ -70,6 +70,15 @@ def test_who_reads_the_record_may_read_the_model(folder: Path) -> None:
     assert len({path.stat().st_mode for path in folder.glob("step-00000004/*")}) == 1
 
 
+def test_a_file_system_without_modes_takes_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("shutil.copymode", refused)
+    checkpoints.save(tmp_path, 2, model(2), training(2))
+    assert loaded_step(tmp_path) == 2
+
+
 def test_tensors_that_are_not_contiguous_are_saved(tmp_path: Path) -> None:
     tensor = torch.arange(6.0).view(2, 3).T
     checkpoints.save(tmp_path, 1, {"weight": tensor}, None)
