@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -14,14 +15,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from suite import registry
 from suite.errors import UserError, unknown
 from suite.lease import holder_of, sweep
+from suite.patience import waiting_for
 from suite.pulse import clock
-from suite.records import StudyFolder, depth_text, load_cells, read_lines
+from suite.records import RecordError, StudyFolder, depth_text, load_cells
 from suite.terminal import let_go, say
 
 if TYPE_CHECKING:
@@ -63,24 +66,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     folder, _, workplace, planned = _prepare(arguments)
-    planned.write()
-    if _stale(folder, {job.id for job in planned.chosen}, arguments.rerun_stale):
-        planned.look_again()
+    patiently = partial(waiting_for, folder.path, workplace.patience)
+    patiently(planned.write)
+    chosen_ids = {job.id for job in planned.chosen}
+    again = _stale(folder, chosen_ids, arguments.rerun_stale), _damaged(folder, chosen_ids, arguments.rerun_damaged)
+    if any(again):
+        patiently(planned.look_again)
     chosen, missing = planned.chosen, planned.missing
     if missing:
         say(f"{len(missing)} of {len(chosen)} cells to run in {folder.path}.")
         _launch(arguments, missing, workplace, len(chosen) - len(missing), planned)
     else:
         say(f"All {len(chosen)} cells in {folder.path} are finished: nothing to run.")
-    planned.look_again()
+    patiently(planned.look_again)
     for job in planned.chosen:
-        if folder.cell(job.id).state == "finished":
+        with contextlib.suppress(UserError):  # What is damaged is told by the report.
             folder.cell(job.id).tidy()
     sweep(folder.path)
-    text = _build_report(folder)
-    let_go()
-    print(text)
-    return _digest(folder, [job.id for job in planned.missing], len(planned.chosen), arguments.words)
+    folder.sweep()
+    wrong = 0
+    try:
+        text = _build_report(folder)
+    except UserError as error:  # The cells that failed are told all the same.
+        say(f"ablate: {error}")
+        wrong = 2
+    else:
+        let_go()
+        print(text)
+    return _digest(folder, [job.id for job in planned.missing], len(planned.chosen), arguments.words) or wrong
 
 
 def _launch(
@@ -113,6 +126,23 @@ def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
         done = "set aside, to be trained again" if rerun else "kept and marked; --rerun-stale trains them again"
         say(f"{len(stale)} finished cells were made by another version of the engine: {done}.")
     return bool(stale) and rerun
+
+
+def _damaged(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
+    """Says which cells have records that are not what was written; with ``rerun`` sets them aside, to be trained
+    again. True where it did."""
+    cells = load_cells(folder.path)
+    found = {cell["id"]: cell["failure"] for cell in cells.to_dict("records") if cell["state"] == "damaged"}
+    if rerun:  # Also what only a look at every byte tells.
+        from suite.verify import damages
+
+        found |= {one: told[0] for one in cells["id"] if one not in found and (told := damages(folder.cell(one)))}
+    found = {cell: why for cell, why in found.items() if cell in chosen}
+    for cell, why in found.items():
+        say(f"{cell}: {why}")
+        if rerun:
+            say(f"{cell} is set aside in {folder.cell(cell).set_aside('damaged')}, and trained again.")
+    return bool(found) and rerun
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[StudyFolder, list[Job], Workplace, Planned]:
@@ -186,7 +216,11 @@ def _status(arguments: argparse.Namespace) -> int:
         raise UserError("--watch shows a table that changes, --json prints the cells once. Give one of them.")
     if not arguments.watch:
         _print_table(_states(folder), arguments.json)
-        _say_failures(folder, load_cells(folder.path)["id"])
+        cells = load_cells(folder.path).to_dict("records")
+        _say_failures(folder, [cell["id"] for cell in cells])
+        for cell in cells:
+            if cell["state"] == "damaged":
+                say(f"damaged: {cell['id']}: {cell['failure']}")
         return 0
     from rich.console import Console
     from rich.live import Live
@@ -196,12 +230,12 @@ def _status(arguments: argparse.Namespace) -> int:
         while True:
             rows = _states(folder)
             live.update(Text(_watched(rows), no_wrap=True), refresh=True)
-            if all(row["state"].startswith(("finished", "failed", "stopped")) for row in rows):
+            if all(row["state"].startswith(("finished", "failed", "stopped", "damaged")) for row in rows):
                 return 0
             time.sleep(2)
 
 
-WATCHED = ("running", "interrupted", "failed", "missing", "stopped", "finished")
+WATCHED = ("running", "interrupted", "damaged", "failed", "missing", "stopped", "finished")
 """States of cells, those first that somebody may have to do something about."""
 
 
@@ -222,8 +256,10 @@ def _states(folder: StudyFolder) -> list[dict]:
         if state == "started":
             holder, live = holder_of(record.path), record.live()
             state = "running" if holder else "interrupted"
-        if state != "finished":
-            lines = read_lines(record.path / "metrics.jsonl")
+        if state == "damaged":
+            step = 0
+        elif state != "finished":
+            lines = record.lines("metrics")
             step = max(live["step"] if live and holder else 0, lines[-1]["step"] if lines else 0)
         speed = live["questions_per_second"] if live and holder else None
         left = (cell["steps"] - step) * cell["batch_size"] / speed if speed else None
@@ -238,7 +274,7 @@ def _states(folder: StudyFolder) -> list[dict]:
                 "questions_per_second": round(speed) if speed else None,
                 "left": clock(left) if left else None,
                 "where": f"{holder.host} {holder.node[:6]}" if holder else None,
-                "lost": len(read_lines(record.path / "faults.jsonl")) or None,
+                "lost": None if state == "damaged" else len(record.lines("faults")) or None,
             }
         )
     for one in folder.study().get("searches", ()):
@@ -254,17 +290,24 @@ def _logs(arguments: argparse.Namespace) -> int:
     if arguments.cell not in known:
         raise unknown("cell", arguments.cell, known)
     record = folder.cell(arguments.cell)
-    if record.state == "missing":
+    record.check_links()
+    if not record.log.exists():
         raise UserError(
             f"{arguments.cell} has not begun and has no log. Run it first: ablate run {arguments.study}."
         )
-    with record.log.open(encoding="utf-8", errors="replace") as log:
-        print(log.read(), end="")
+    shown = 0
+    while True:
         # A cell that was interrupted has nobody who writes to its log.
-        while arguments.follow and record.state == "started" and holder_of(record.path):
-            time.sleep(1)
-            print(log.read(), end="", flush=True)
-    return 0
+        runs = arguments.follow and record.state == "started" and holder_of(record.path)
+        # Opened anew each time: who takes a cell over goes on in a copy.
+        with record.log.open("rb") as log:
+            log.seek(shown)
+            new = log.read()
+        shown += len(new)
+        print(new.decode(errors="replace"), end="", flush=True)
+        if not runs:
+            return 0
+        time.sleep(1)
 
 
 def _drain(arguments: argparse.Namespace) -> int:
@@ -313,6 +356,22 @@ def _check_report(folder: StudyFolder) -> int:
     unlike = [text for report in reports if (text := report(folder.path, place, check=True))]
     print("\n".join(unlike) or f"{place} is what the records give.")
     return 1 if unlike else 0
+
+
+def _verify_records(arguments: argparse.Namespace) -> int:
+    from suite.verify import damages
+
+    folder, wrong = StudyFolder(arguments.runs / arguments.study), 0
+    cells = load_cells(folder.path)
+    for number, cell in enumerate(cells.to_dict("records"), 1):
+        print(f"\rverified {number} of {len(cells)} cells", end="", file=sys.stderr, flush=True)
+        for told in [cell["failure"]] if cell["state"] == "damaged" else damages(folder.cell(cell["id"])):
+            print(f"{cell['id']}: {told}")
+            wrong += 1
+    print(file=sys.stderr)
+    if not wrong:
+        print(f"Every byte of the {len(cells)} cells in {folder.path} is what was written.")
+    return 1 if wrong else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -536,9 +595,11 @@ def _digest(folder: StudyFolder, missing: Sequence[str], total: int, command: Se
 
 def _say_failures(folder: StudyFolder, cells: Iterable[str]) -> None:
     for cell_id in cells:
-        if failure := folder.cell(cell_id).failure():
-            say(f"failed: {cell_id}: {failure['message']}")
-            say(f"  at  {failure['where']}\n  log {failure['log']}")
+        record = folder.cell(cell_id)
+        with contextlib.suppress(RecordError):  # Told as damaged.
+            if record.state == "failed" and (failure := record.failure()):
+                say(f"failed: {cell_id}: {failure['message']}")
+                say(f"  at  {failure.get('where', '')}\n  log {failure.get('log', '')}")
 
 
 def _print_table(rows: list[dict], as_json: bool) -> None:
@@ -669,6 +730,11 @@ def _parser() -> argparse.ArgumentParser:
         help="tell it the evaluations too; several by repeating",
     )
     run.add_argument("--rerun-stale", action="store_true", help="train cells of another engine again")
+    run.add_argument(
+        "--rerun-damaged",
+        action="store_true",
+        help="set cells whose records are damaged aside, and train them again",
+    )
     run.set_defaults(command=_run)
 
     plan = commands.add_parser(
@@ -691,6 +757,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (plan, status):
         command.add_argument("--json", action="store_true")
     status.add_argument("--watch", action="store_true", help="until no cell is left to run; Ctrl-C ends it")
+
+    verify = commands.add_parser("verify", parents=[places], help="whether every byte of the records is as written")
+    verify.set_defaults(command=_verify_records)
 
     logs = commands.add_parser("logs", parents=[places], help="what a cell has printed")
     logs.add_argument("cell", metavar="CELL", help="its id, as `ablate status` lists it")

@@ -7,13 +7,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from suite.files import check_no_link
 from suite.lease import Holder, holder_of
 from suite.pulse import drain_markers
+from suite.records import StudyFolder
 
 
 def running(studies: Sequence[Path]) -> dict[Path, Holder]:
     """The folders of the cells that run now, with who runs them."""
-    folders = [config.parent for study in studies for config in sorted(study.glob("*/config.json"))]
+    folders = [
+        config.parent
+        for study in studies
+        for config in sorted(study.glob("*/config.json"))
+        if not study.is_symlink() and not config.parent.is_symlink() and not (config.parent / "lease").is_symlink()
+    ]
     return {folder: holder for folder in folders if (holder := holder_of(folder))}
 
 
@@ -28,7 +35,9 @@ def drain(studies: Sequence[Path], everywhere: bool, wait: float) -> tuple[list[
     for folder, holder in found.items():
         everyone, _, host = drain_markers(folder.parent, holder.launch, holder.node, here)
         marker = everyone if everywhere else host
+        StudyFolder(folder.parent).check_links()
         marker.parent.mkdir(exist_ok=True)
+        check_no_link(folder.parent, marker)
         marker.touch()
     until = time.monotonic() + wait
     staying = asked

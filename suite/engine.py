@@ -18,6 +18,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -45,6 +46,34 @@ SHARED_BY = ("batch_equals_its_rows", "evaluation_is_deterministic")
 
 class NotFinite(RuntimeError):
     """The loss, or its gradient, is infinite or not a number."""
+
+
+def restore_defaults() -> None:
+    """Sets what is global in torch and numpy as a new process has it: a method's code may have left it otherwise.
+
+    A cell would give other numbers after another cell than by itself.
+    """
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_flush_denormal(False)
+    torch.set_grad_enabled(True)
+    torch.set_anomaly_enabled(False)
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.mkldnn.enabled = True
+    torch.backends.cudnn.enabled = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = True
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    for device in ("cpu", "cuda"):
+        torch.set_autocast_enabled(device, False)
+    np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
+    # No number of ours depends on them; those of a method of somebody else's may.
+    random.seed(0)
+    np.random.seed(0)
 
 
 def check_placement(placement: Placement, cells: Iterable[Cell]) -> None:

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any, Literal
 
 from suite.config import Cell, Placement, to_plain
-from suite.records import CellFolder, read_lines
+from suite.records import CellFolder, RecordError
 
 STATES = {"adamw": 2, "lookahead_lamb": 3, "lookahead_lamb_published": 3}
 """Numbers that an optimiser keeps for each weight."""
@@ -109,14 +109,16 @@ class Measured:
             self._add(CellFolder(path.parent))
 
     def _add(self, record: CellFolder) -> None:
-        metrics = read_lines(record.path / "metrics.jsonl")
-        if len(metrics) < 2:
+        try:
+            metrics = record.lines("metrics")
+            if len(metrics) < 2:
+                return
+            config, segments = record.config(), record.lines("segments")
+            method, rest = _key(config["cell"])
+            steps = [(_device(one, config["hardware"]), seconds) for one, seconds in _steps(metrics, segments)]
+        except (RecordError, KeyError, TypeError):  # Of whatever study: `ablate status` of that one tells.
             return
-        config = record.config()
-        segments = read_lines(record.path / "segments.jsonl")
-        method, rest = _key(config["cell"])
-        for segment, seconds in _steps(metrics, segments):
-            device = _device(segment, config["hardware"])
+        for device, seconds in steps:
             self.same[method, rest, device].append(seconds)
             self.alike[rest, device].append(seconds)
 
@@ -165,7 +167,7 @@ def steps_left(record: CellFolder, cell: Cell) -> int:
     """Steps that the cell has yet to train; those since its last evaluation count again."""
     if cell.keep is not None or record.state == "finished":
         return 0
-    lines = read_lines(record.path / "metrics.jsonl")
+    lines = record.lines("metrics")
     return max(cell.protocol.steps - (lines[-1]["step"] if lines else 0), 0)
 
 

@@ -43,6 +43,7 @@ from ray.tune.search import Searcher
 from suite import checkpoints, preflight
 from suite.config import Cell, Placement, from_plain, to_plain
 from suite.errors import UserError
+from suite.lease import held
 from suite.plan import Job, Workplace
 from suite.progress import Display
 from suite.pulse import Leave, Progress, drain_markers, launch_marker
@@ -209,15 +210,17 @@ class Grid(Searcher):
             self.waiting[job.id] = job
             self.display.lost(job, f"{fault.kind} at checkpoint {step}")
             return
-        with contextlib.suppress(OSError):
-            record.write_failure(
-                {
-                    "kind": "out of memory" if fault.kind == "out of memory" else "infrastructure",
-                    "message": f"Its worker died {times} times at checkpoint {step}: {fault.message}",
-                    "where": "",
-                    "log": str(record.log),
-                }
-            )
+        # Not of a cell that another launch runs, or has finished meanwhile.
+        with contextlib.suppress(OSError), held(record.path, self.workplace.launch) as record.guard:
+            if record.guard is not None and record.state != "finished":
+                record.write_failure(
+                    {
+                        "kind": "out of memory" if fault.kind == "out of memory" else "infrastructure",
+                        "message": f"Its worker died {times} times at checkpoint {step}: {fault.message}",
+                        "where": "",
+                        "log": str(record.log),
+                    }
+                )
         self._ended(trial_id)
 
     def __getstate__(self) -> dict[str, Any]:

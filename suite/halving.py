@@ -11,7 +11,6 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from suite.config import Search
 from suite.grid import Grid
-from suite.records import read_lines
 from suite.search import Found, scheduler_plain
 
 _NO_CONTROLLER: Any = None
@@ -33,7 +32,7 @@ class Halving(FIFOScheduler):
         """By the search's trials."""
         self.known: set[str] = set()
         for trial in self.searches:
-            for line in read_lines(grid.folder.cell(trial).path / "metrics.jsonl"):
+            for line in grid.folder.cell(trial).lines("metrics"):
                 self._reached(trial, line)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:

@@ -1,35 +1,40 @@
 """Who runs a cell: at most one process at a time, whatever machines, drivers or networks do in between.
 
-A holder creates ``lease/<n>.json`` in the cell's folder and touches it every few seconds. It has lost the cell
-once there is a higher number: who takes a cell over from a holder that is gone creates the next one, and no two
-can create the same. A holder is gone where its process is, on the same machine, or where it stayed silent.
-Imports no torch.
+A lease is a folder ``lease/<n>/<token>/`` in the cell's folder, with ``holder.json``, which its holder touches
+every few seconds. It appears whole, by a rename, and no two processes can create the same number. A holder is gone
+where its process is, on the same machine, or where it stayed silent; who takes a cell over from it creates the next
+number and then removes the folder of the one before.
+
+What a holder writes, replaces or removes in the record it does by a rename from or to that folder (suite.files). A
+process that stood still while another took the cell over finds it gone, whatever it was about to do: none of its
+renames takes effect any more, since no other lease ever has its token. Imports no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
+from suite import process
+from suite.files import read_bytes
+from suite.process import machine
 
 BEAT = 2.0
 """Seconds between two touches."""
 SILENCE = 90.0
 """Seconds without a touch after which a holder on another machine is gone; more than file systems cache."""
 POLL = 0.5
-CLOCK_STEP = 3600.0
-"""Seconds by which a clock that is set may move the time at which a process started. Where another process has got
-its id within that time, silence tells."""
 CHECK = ".check-"
 """What begins the names of files in a study's folder by which a driver and its nodes see that they share it."""
 
@@ -51,19 +56,12 @@ class Holder:
     """Tells apart machines, and containers on one: process ids mean something within it."""
     pid: int
     born: float
-    """When the process started; another process may have the same id later."""
+    """When the process started (suite.process.born); another process may have the same id later."""
     token: str
 
     def is_gone(self) -> bool:
         """Certainly gone; False where that cannot be known from here."""
-        if self.machine != machine():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            # A process that was killed keeps its id until its parent asks, and nobody asks for some orphans.
-            return abs(process.create_time() - self.born) > CLOCK_STEP or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+        return self.machine == machine() and process.is_gone(self.pid, self.born)
 
 
 class Lease:
@@ -72,84 +70,114 @@ class Lease:
     def __init__(self, folder: Path, launch: str = "", node: str = "") -> None:
         self.folder = folder / "lease"
         host = socket.gethostname()
-        born = psutil.Process().create_time()
-        self.holder = Holder(launch, node or host, host, machine(), os.getpid(), born, uuid.uuid4().hex)
+        token = uuid.uuid4().hex
+        self.holder = Holder(launch, node or host, host, machine(), os.getpid(), process.born(), token)
         self.path: Path | None = None
+        """Where the holder prepares what it changes; None while it holds nothing."""
 
     def take(self, waiting: Callable[[Holder | None], None] = lambda holder: None) -> None:
         """Returns once the cell is this process's; ``waiting`` is told, again and again, for whom it waits.
 
-        Raises OSError where the folder cannot be written, and what ``waiting`` raises.
+        None stands for one whose name does not read. Raises OSError where the folder cannot be written, and what
+        ``waiting`` raises.
         """
         seen, since = None, time.monotonic()
         while True:
-            path = _newest(self.folder)
-            look = _look(path) if path else None
+            number, token = _newest(self.folder)
+            look = _look(self.folder / f"{number:06d}" / token) if token else None
             if look != seen:
                 seen, since = look, time.monotonic()
             holder = look[1] if look else None
-            gone = holder is not None and holder.is_gone()
-            if path is None or gone or time.monotonic() - since > SILENCE:
-                if self._create(1 + int(path.stem) if path else 1):
+            gone = look is None or (holder is not None and holder.is_gone())
+            if gone or time.monotonic() - since > SILENCE:
+                if self._create(number + 1):
                     return
                 continue
-            # Also where it was given back between the two looks: another may have it by now.
             waiting(holder)
             time.sleep(POLL)
 
     def _create(self, number: int) -> bool:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{number:06d}.json"
+        draft, token = self.folder / f".{self.holder.token}", self.holder.token
         try:
-            with path.open("x", encoding="utf-8") as file:
-                self.path = path
-                file.write(json.dumps(asdict(self.holder)))
-        except FileExistsError:
-            return False
-        except OSError:
-            if self.path is not None:  # Begun, and without our name in it: nobody could tell that it is nobody's.
-                with contextlib.suppress(OSError):
-                    path.unlink()
-            self.release()
+            (draft / token).mkdir(parents=True)
+            (draft / token / "holder.json").write_text(json.dumps(asdict(self.holder)), encoding="utf-8")
+            os.rename(draft, self.folder / f"{number:06d}")
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            # Another was faster, or gave the lease back and removed the folder of all.
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                return False
             raise
-        if _newest(self.folder) != path:  # This process was slow, and others have been here since it looked.
+        self.path = self.folder / f"{number:06d}" / token
+        # One look for both: what is lower where this lease is the newest is older, also if this process stalls now.
+        leases = _leases(self.folder)
+        if max(leases, default=None) != (number, [token]):  # It was slow, and others have been here since.
             self.release()
             return False
-        for old in self.folder.glob("*.json"):
-            if int(old.stem) < number:
-                old.unlink(missing_ok=True)
+        for lower, tokens in leases:
+            for other in tokens if lower < number else ():
+                self._end(self.folder / f"{lower:06d}" / other)
         return True
 
     def beat(self) -> None:
         """Shows that this process lives. Needs no room on the disk."""
         if self.path is not None:
             with contextlib.suppress(OSError):
-                os.utime(self.path)
+                os.utime(self.path / "holder.json")
 
     def check(self) -> None:
         """Raises LeaseLost where the cell is no longer this process's."""
-        if self.path is None or _newest(self.folder) != self.path or not self._is_ours(self.path):
+        if self.path is None or _newest(self.folder) != (int(self.path.parent.name), self.holder.token):
             raise LeaseLost(f"Another process has taken over {self.folder.parent}: this one leaves it alone.")
 
     def release(self) -> None:
         if self.path is not None:
             with contextlib.suppress(OSError):
-                if self._is_ours(self.path):
-                    self.path.unlink()
+                self._end(self.path)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
             self.path = None
 
-    def _is_ours(self, path: Path) -> bool:
-        """Numbers come again once all have given the cell back."""
-        look = _look(path)
-        return look is not None and look[1] is not None and look[1].token == self.holder.token
+    def _end(self, path: Path) -> None:
+        """Ends the lease whose folder is ``path``, with all that was prepared there.
+
+        At once, by a rename; then what is in it is removed: a network file system may take a process that stood
+        still to the folder under its new name, and it must find nothing there that it could rename.
+        """
+        ended = self.folder / f".{path.name}.ended"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, ended)
+        shutil.rmtree(ended, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+
+
+@contextmanager
+def held(folder: Path, launch: str = "") -> Iterator[Lease | None]:
+    """The lease on the cell in ``folder`` for something short; None where another process has it."""
+
+    class Busy(Exception):
+        """Somebody else's."""
+
+    def busy(holder: Holder | None) -> None:
+        raise Busy
+
+    lease = Lease(folder, launch)
+    try:
+        lease.take(busy)
+    except Busy:
+        yield None
+        return
+    try:
+        yield lease
+    finally:
+        lease.release()
 
 
 def holder_of(folder: Path) -> Holder | None:
     """Who runs the cell in ``folder``; None where nobody does, or has certainly gone."""
-    path = _newest(folder / "lease")
-    look = _look(path) if path else None
+    number, token = _newest(folder / "lease")
+    look = _look(folder / "lease" / f"{number:06d}" / token) if token else None
     return look[1] if look and look[1] and not look[1].is_gone() else None
 
 
@@ -162,30 +190,49 @@ def sweep(study: Path) -> None:
                 file.unlink()
 
 
-def _newest(folder: Path) -> Path | None:
-    return max(folder.glob("*.json"), default=None)
+def _leases(folder: Path) -> list[tuple[int, list[str]]]:
+    """Every number with the tokens in it: one, or none where its lease is being removed."""
+    found = []
+    try:
+        numbers = [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for name in numbers:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found.append((int(name), sorted(os.listdir(folder / name))))
+    return found
+
+
+def _newest(folder: Path) -> tuple[int, str]:
+    """Number and token of the newest lease; no token where it is nobody's any more, 0 where there never was one."""
+    number, tokens = max(_leases(folder), default=(0, []))
+    return number, tokens[0] if tokens else ""
 
 
 def _look(path: Path) -> tuple[Any, Holder | None] | None:
-    """What changes with every touch, and the holder (None while the file is being written)."""
+    """What changes with every touch, and the holder (None where it does not read); None where there is no lease."""
+    file = path / "holder.json"
     try:
-        # Opened: a network file system then asks its server instead of its cache.
-        with path.open("rb") as file:
-            text = file.read()
-            touched = os.fstat(file.fileno()).st_mtime_ns
+        # Read: a network file system then asks its server instead of its cache.
+        text, touched = read_bytes(file), file.stat().st_mtime_ns
     except FileNotFoundError:
         return None
     try:
-        return (path, touched), Holder(**json.loads(text))
-    except (ValueError, TypeError):
+        holder = Holder(**json.loads(text))
+        return (path, touched), holder if _is_plain(holder) else None
+    except (ValueError, TypeError, RecursionError):
         return (path, touched), None
 
 
-@cache
-def machine() -> str:
-    """One boot of one machine, and one container on it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{uuid.getnode()} {socket.gethostname()}"
+def _is_plain(holder: Holder) -> bool:
+    """Whether a holder that was read is one that a process can have written."""
+    texts = (holder.launch, holder.node, holder.host, holder.machine, holder.token)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and not isinstance(holder.pid, bool)
+        and isinstance(holder.pid, int)
+        and 0 < holder.pid < 1 << 31
+        and isinstance(holder.born, int | float)
+        and 0 <= holder.born < float("inf")
+        and all(len(text) <= 200 and not {"/", "\0"} & set(text) for text in texts[:3])
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
+import errno
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +29,8 @@ from suite.config import (
 from suite.data.scoring import question_prior
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError, unknown
-from suite.records import StudyFolder, depth_text, write_bytes
+from suite.files import check_no_link, read_bytes, temporary_name, write_bytes
+from suite.records import StudyFolder, depth_text
 
 if TYPE_CHECKING:
     from suite.attention import Variant
@@ -307,17 +310,21 @@ def describe(job: Job) -> str:
 
 
 def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...]:
-    """Copies plug-in files into the study's folder, where every node finds them and readers do later."""
+    """Copies plug-in files into the study's folder, where every node finds them and readers do later.
+
+    What lies there already is held against the user's own files, and written again where it differs.
+    """
     kept = []
     for plugin in plugins:
         # By content: an edited file must not change what the workers of a running launch load.
         content = {path.name: path.read_bytes() for path in registry.source_files(plugin)}
-        digest = hashlib.sha256(b"\n".join(content.values())).hexdigest()[:10]
-        target = folder.path / "plugins" / digest
+        target = folder.path / "plugins" / registry.plugin_digest(content)
+        for name in ("", *content):
+            check_no_link(folder.path, target / name)
         target.mkdir(parents=True, exist_ok=True)
         for name, source in content.items():
-            if not (target / name).exists():
-                write_bytes(target / name, source)
+            if not (target / name).exists() or read_bytes(target / name) != source:
+                write_bytes(target / name, source, settled=True)
         kept.append(str((target / plugin.name).resolve()))
     return tuple(kept)
 
@@ -325,11 +332,34 @@ def keep_plugins(folder: StudyFolder, plugins: Sequence[Path]) -> tuple[str, ...
 def check_folder(path: Path) -> None:
     """Raises UserError where the run folder cannot hold records."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
-        probe.write_bytes(bytes(4096))
-        probe.unlink(missing_ok=True)  # Another launch may look at the same time.
-    except OSError as error:
+        os.fsencode(path.resolve()).decode()
+    except UnicodeDecodeError:
         raise UserError(
-            f"The run folder {path} cannot be written: {error.strerror}. Free space there, or give --runs another."
+            f"The run folder {str(path)!r} has a name that is not UTF-8, which not every file of a record can be "
+            "written under. Rename it, or give --runs another; where the name is right, set PYTHONUTF8=1."
         ) from None
+    StudyFolder(path).check_links()
+    try:
+        probe(path)
+    except OSError as error:
+        advice = "Free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
+        raise UserError(
+            f"The run folder {path} cannot be written: {error.strerror}. {advice}, or give --runs another."
+        ) from None
+
+
+def probe(folder: Path) -> None:
+    """Raises OSError where a file in ``folder``, which is made, cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder / temporary_name("probe")
+    try:
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(file, "wb", buffering=0) as opened:
+            # More than the metadata of a file: a full disk may still have room for that.
+            left = memoryview(bytes(1 << 16))
+            while left:
+                left = left[opened.write(left) :]
+            os.fsync(file)
+    finally:
+        with contextlib.suppress(OSError):
+            name.unlink()

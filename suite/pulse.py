@@ -12,7 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import IO, Any
 
-from suite.lease import BEAT
+from suite.lease import BEAT, LeaseLost
 from suite.records import CellFolder
 
 
@@ -75,8 +75,8 @@ class Pulse:
         self._thread.join()
         if self.hung_after:
             faulthandler.cancel_dump_traceback_later()
-        with contextlib.suppress(OSError):
-            (self.record.path / "live.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError, LeaseLost):
+            self.record.forget_live()
 
     def alive(self) -> None:
         """Called at least once every few minutes by whatever takes long."""
@@ -110,7 +110,7 @@ class Pulse:
             if self._now != shown:
                 shown = self._now
                 # Nobody needs it: a full disk must not end a cell for its sake.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, LeaseLost):
                     self.record.write_live(shown)
 
 

@@ -1,31 +1,60 @@
 """A cell's folder: everything a run leaves behind, in files that a stranger can read with pandas.
 
 State is what exists: ``config.json`` is written first, ``result.json`` last, so a folder with a result is
-complete and one without can be continued. Whole files are written under a temporary name and renamed;
-``.jsonl`` files are appended to, and cut back to the checkpoint's step when a cell resumes.
+complete and one without can be continued. Every file is written under a temporary name and renamed (suite.files);
+``.jsonl`` files get lines at their end, and are cut back to the checkpoint's step when a cell resumes.
+
+A record knows itself. Each JSON object and line has a check of its own, ``result.json`` the sha256 of the files
+that a finished record consists of, and a checkpoint how far the lines had come: what is read is held against them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
+import io
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from suite import forms
 from suite.errors import UserError
+from suite.files import RecordError as RecordError
+from suite.files import (
+    Staging,
+    check_no_link,
+    checked_lines,
+    damaged,
+    digest,
+    is_left,
+    is_link,
+    parse_lines,
+    read_bytes,
+    read_json,
+    remove,
+    replacing,
+    sweep,
+    write_document,
+    write_json,
+)
+from suite.files import read_lines as read_lines
+from suite.files import settle as settle
+from suite.files import write_bytes as write_bytes
+from suite.files import write_text as write_text
+from suite.lease import held
 
-State = Literal["missing", "started", "stopped", "failed", "finished"]
+State = Literal["missing", "started", "stopped", "failed", "finished", "damaged"]
+Lines = Literal["metrics", "sites", "segments", "faults", "submissions", "server"]
+LINES: tuple[Lines, ...] = get_args(Lines)
 
-
-class RecordError(UserError):
-    """A record that cannot be read: names the file and what to do."""
+OWN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+"""What a cell, a launch or a study may be called: one folder's name, on any file system."""
 
 
 class CellFolder:
@@ -33,8 +62,10 @@ class CellFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.guard: Callable[[], None] | None = None
-        """Called before anything is written; raises where the cell is not this process's to write to."""
+        self.guard: Staging | None = None
+        """Through which a process that trains the cell writes: nothing takes effect once it has lost the cell."""
+        self._known: tuple[tuple[int, ...], dict[str, Any]] | None = None
+        self._verified: dict[str, tuple[int, ...]] = {}
 
     @property
     def id(self) -> str:
@@ -58,27 +89,51 @@ class CellFolder:
     def log(self) -> Path:
         return self.path / "log.txt"
 
+    # Reading: each file is held against its form, its check and, where the cell is finished, its digest.
+
     def config(self) -> dict[str, Any]:
         return read_json(self.path / "config.json")
 
     def result(self) -> dict[str, Any] | None:
-        return self._optional("result.json")
+        """What the finished cell has measured; the same object each time: not to be changed."""
+        path = self.path / "result.json"
+        try:
+            stamp = _stamp(path)
+        except FileNotFoundError:
+            return None
+        if self._known is None or self._known[0] != stamp:
+            value = forms.check(path, read_json(path), forms.RESULT)
+            if value.get("id", self.id) != self.id:
+                raise damaged(path, f"it is the result of {value['id']}")
+            self._known = stamp, value
+        return self._known[1]
 
     def failure(self) -> dict[str, Any] | None:
-        return self._optional("failure.json")
+        return self._optional("failure.json", forms.FAILURE)
 
     def stopped(self) -> dict[str, Any] | None:
         """Of a trial that its search's scheduler stopped: step, accuracy (validation, per cent), rung (the
         step from which on this accuracy did not suffice), scheduler (its name, grace and reduction)."""
-        return self._optional("stopped.json")
+        return self._optional("stopped.json", forms.STOPPED)
+
+    def lines(self, name: Lines) -> list[dict[str, Any]]:
+        """The lines of a ``.jsonl`` file of the record, in their order."""
+        path = self.path / f"{name}.jsonl"
+        try:
+            lines = parse_lines(path, self.read(path.name))
+        except FileNotFoundError:
+            return []
+        for number, line in enumerate(lines, 1):
+            forms.check(f"{path}:{number}", line, forms.LINES[name])
+        return lines
 
     def metrics(self) -> pd.DataFrame:
         """One row per evaluation: step, seconds, train_loss, loss, accuracy (per cent), learning_rate."""
-        return pd.DataFrame(read_lines(self.path / "metrics.jsonl"))
+        return pd.DataFrame(self.lines("metrics"))
 
     def sites(self) -> pd.DataFrame:
         """One row per attention site and evaluation: what the attention learned, one number per head."""
-        return pd.DataFrame(read_lines(self.path / "sites.jsonl"))
+        return pd.DataFrame(self.lines("sites"))
 
     def predictions(self) -> pd.DataFrame:
         """One row per test question, scores from 0 to 1.
@@ -87,7 +142,7 @@ class CellFolder:
         soft score), official (the evaluator's; NaN where the ten humans' answers are not known), top_answers,
         top_confidences. Records of older engines lack the types and ``official``.
         """
-        return pd.read_parquet(self.path / "predictions.parquet")
+        return pd.read_parquet(io.BytesIO(self.read("predictions.parquet")))
 
     def examples(self) -> list[dict[str, Any]]:
         """The fixed sample of test questions that a finished cell keeps; none in records of older engines.
@@ -96,22 +151,24 @@ class CellFolder:
         picture (a file in examples/, or ""), answers (answer -> score), top_answers, top_confidences.
         """
         path = self.path / "examples" / "questions.json"
-        return read_json(path) if path.exists() else []
+        if "examples/questions.json" not in self.digests() and not path.exists():
+            return []
+        self.verify("examples/questions.json")
+        return forms.check(path, read_json(path), [dict])
 
     def attention(self) -> dict[str, np.ndarray]:
         """Site and direction, such as ``cross.4.words-boxes`` -> weights (E, H, Q, K) of the examples, float16."""
-        path = self.path / "examples" / "attention.npz"
-        with path.open("rb") as file, np.load(file) as arrays:
+        with np.load(io.BytesIO(self.read("examples/attention.npz"))) as arrays:
             return dict(arrays)
 
     def submissions(self) -> list[dict[str, Any]]:
         """Result files made for the test server: split, questions, sha256, file, written (a date)."""
-        return read_lines(self.path / "submissions.jsonl")
+        return self.lines("submissions")
 
     def server(self) -> dict[str, dict[str, Any]]:
         """What the test server answered: split (test-dev, test-std) -> accuracy (per cent), added (a date),
         submission (sha256 of the result file; None where it is not known). The last answer counts."""
-        return {line["split"]: line for line in read_lines(self.path / "server.jsonl")}
+        return {line["split"]: line for line in self.lines("server")}
 
     def costs(self) -> list[dict[str, Any]]:
         """What `ablate bench cost` measured of the finished cell: one measurement per device."""
@@ -119,19 +176,82 @@ class CellFolder:
         if not path.exists():
             return []
         try:
-            measured = read_json(path)["measurements"]
-        except (RecordError, KeyError, TypeError):
-            measured = None
-        if not isinstance(measured, list) or not all(isinstance(one, dict) and "device" in one for one in measured):
+            return forms.check(path, read_json(path), forms.COST)["measurements"]
+        except RecordError as error:
             raise RecordError(
-                f"{path} has no list of measurements. Delete that file, and measure again: ablate bench cost."
-            )
-        return measured
+                f"{str(error).partition(' Restore')[0]} Restore it from a copy, or move it away and measure again: "
+                "ablate bench cost."
+            ) from None
+
+    def live(self) -> dict[str, Any] | None:
+        """Where a cell that runs stands; None where that does not read: it is written again in seconds."""
+        try:
+            return self._optional("live.json", forms.LIVE)
+        except RecordError:
+            return None
+
+    def told(self, tracker: str) -> int:
+        """The last step that a tracker (suite.trackers) was told of; -1 before the first."""
+        return (self._optional(f"told-{tracker}.json", forms.TOLD) or {"step": -1})["step"]
+
+    def read(self, name: str) -> bytes:
+        """A file of the record. Raises RecordError where a finished cell had another one, FileNotFoundError where
+        there is none and never was."""
+        path = self.path / name
+        try:
+            content = read_bytes(path)
+        except FileNotFoundError:
+            if name in self.digests():
+                raise damaged(path, "it is missing") from None
+            raise
+        self._hold(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def verify(self, name: str) -> None:
+        """As ``read``, for a file that is then read in parts: once in a process, while it stays as it is."""
+        if name not in self.digests():
+            return
+        path = self.path / name
+        try:
+            stamp = _stamp(path)
+            if self._verified.get(name) != stamp:
+                self._hold(name, digest(path))
+                self._verified[name] = stamp
+        except FileNotFoundError:
+            raise damaged(path, "it is missing") from None
+
+    def digests(self) -> Mapping[str, str]:
+        """Name -> sha256 of the files that the finished record consists of; none before, and of older engines."""
+        return (self.result() or {}).get("files", {})
+
+    def _hold(self, name: str, found: str) -> None:
+        if self.digests().get(name, found) != found:
+            raise damaged(self.path / name, "it is not what the finished cell had there")
+
+    def check_links(self) -> None:
+        """Raises RecordError where there is a link in the record: what it leads to is not the record's."""
+        check_no_link(self.path.parent.parent, self.path)
+        for folder in (self.path, self.checkpoints, self.path / "examples"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        raise is_link(Path(entry.path))
+
+    def _optional(self, name: str, form: forms.Form) -> dict[str, Any] | None:
+        path = self.path / name
+        try:
+            return forms.check(path, read_json(path), form) if path.exists() else None
+        except RecordError:
+            if path.exists():
+                raise
+            return None  # It went between the two looks, as live.json does when its cell ends.
+
+    # Writing
 
     def write_cost(self, measurement: Mapping[str, Any]) -> None:
         """Adds a measurement of a device, or puts it in the place of that device's earlier one."""
         kept = [one for one in self.costs() if one["device"] != measurement["device"]]
-        write_json(self.path / "cost.json", {"measurements": [*kept, measurement]})
+        self._write("cost.json", {"measurements": [*kept, measurement]}, settled=False)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Opens the record; what an earlier try that failed or was stopped left is cleared, and what a model cost
@@ -139,56 +259,81 @@ class CellFolder:
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("failure.json", "stopped.json", "cost.json"):
-            (self.path / name).unlink(missing_ok=True)
-        write_json(self.path / "config.json", config, settled=True)
+            remove(self.path / name, self.guard)
+        self._write("config.json", config)
 
     def write_live(self, live: Mapping[str, Any]) -> None:
         """Where a cell that runs stands now: step, steps, questions_per_second."""
-        write_json(self.path / "live.json", live)
+        self._write("live.json", live, settled=False)
 
-    def live(self) -> dict[str, Any] | None:
-        return self._optional("live.json")
-
-    def told(self, tracker: str) -> int:
-        """The last step that a tracker (suite.trackers) was told of; -1 before the first."""
-        return (self._optional(f"told-{tracker}.json") or {"step": -1})["step"]
+    def forget_live(self) -> None:
+        remove(self.path / "live.json", self.guard)
 
     def write_told(self, tracker: str, step: int) -> None:
-        write_json(self.path / f"told-{tracker}.json", {"step": step})
+        self._write(f"told-{tracker}.json", {"step": step}, settled=False)
 
-    def append(
-        self,
-        name: Literal["metrics", "sites", "segments", "faults", "submissions", "server"],
-        lines: Iterable[Mapping[str, Any]],
-    ) -> None:
+    def append(self, name: Lines, lines: Iterable[Mapping[str, Any]]) -> None:
         """Adds all of ``lines``, or none where there is no room for them."""
-        self.check()
-        with (self.path / f"{name}.jsonl").open("ab", buffering=0) as file:
-            before, left = file.tell(), "".join(_dumps(line) + "\n" for line in lines).encode()
+        path, more = self.path / f"{name}.jsonl", checked_lines(lines)
+        if self.guard is not None:
+            # Written anew, not added to: a file that is open stays open where another process has taken over.
+            before = read_bytes(path) if path.exists() else b""
+            write_bytes(path, before[: before.rfind(b"\n") + 1] + more, settled=True, staging=self.guard)
+            return
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with os.fdopen(file, "r+b", buffering=0) as opened:
+            content = opened.read()
+            end = content.rfind(b"\n") + 1  # A kill may have cut the last line off.
+            opened.seek(end)
             try:
-                while left:
-                    left = left[file.write(left) :]
-                os.fsync(file.fileno())  # A checkpoint that follows goes on after these lines.
+                opened.truncate()
+                while more:
+                    more = more[opened.write(more) :]
+                os.fsync(file)
             except OSError:
-                file.truncate(before)  # Half a line would spoil the next one.
+                opened.truncate(end)  # Half a line would spoil the next one.
                 raise
 
-    def cut_back(self, step: int) -> None:
-        """Forget every line after ``step``: the cell resumes from the checkpoint of that step.
+    def marks(self) -> dict[str, dict[str, Any]]:
+        """How far the lines have come, for a checkpoint: name -> bytes, and the sha256 of these."""
+        marks = {}
+        for name in _RESUMED:
+            path = self.path / f"{name}.jsonl"
+            content = read_bytes(path) if path.exists() else b""
+            marks[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return marks
 
-        Segments say where the run was, and all stay; what a kill left of a line goes from every file.
+    def cut_back(self, step: int, marks: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Forget every line after ``step``: the cell resumes from the checkpoint of that step, which has ``marks``.
+
+        Segments say where the run was, and all stay; what a kill left of a line goes from every file. Raises
+        RecordError where the lines up to the checkpoint are not those that it was saved with.
         """
         self.check()
-        for name in ("metrics", "sites", "segments"):
+        for name in _RESUMED:
             path = self.path / f"{name}.jsonl"
-            kept = [line for line in read_lines(path) if name == "segments" or line["step"] <= step]
-            write_text(path, "".join(_dumps(line) + "\n" for line in kept), settled=True)
+            content = read_bytes(path) if path.exists() else b""
+            mark = (marks or {}).get(name)
+            before = content[: mark["bytes"]] if mark else b""
+            if mark and hashlib.sha256(before).hexdigest() != mark["sha256"]:
+                raise damaged(path, f"its lines are not those that the checkpoint of step {step} was saved with")
+            if name == "segments" or (not mark and step >= 0):
+                kept = [line for line in parse_lines(path, content) if name == "segments" or line["step"] <= step]
+                before = checked_lines(kept)
+            if before != content or not path.exists():
+                write_bytes(path, before, settled=True, staging=self.guard)
+
+    def open_log(self) -> IO[str]:
+        """The cell's log, to write at its end. What a process writes that has lost the cell is in no record."""
+        check_no_link(self.path, self.log)
+        with replacing(self.log, staging=self.guard) as temporary:
+            if self.log.exists():
+                shutil.copyfile(self.log, temporary)
+            return temporary.open("a", encoding="utf-8", errors="backslashreplace")
 
     def write_predictions(self, table: pd.DataFrame) -> None:
-        self.check()
-        path = self.path / "predictions.parquet"
-        with _temporary(path, settled=True) as temporary:
-            table.to_parquet(temporary, index=False)
+        with replacing(self.path / "predictions.parquet", settled=True, staging=self.guard) as temporary:
+            table.to_parquet(temporary, index=False, write_page_checksum=True)
 
     def write_examples(
         self,
@@ -199,75 +344,108 @@ class CellFolder:
         """Keeps what ``examples`` and ``attention`` read, and files of pictures by name; the questions last."""
         self.check()
         folder = self.path / "examples"
+        check_no_link(self.path, folder)
         folder.mkdir(exist_ok=True)
         for name, content in pictures.items():
-            write_bytes(folder / name, content, settled=True)
-        with _temporary(folder / "attention.npz", settled=True) as temporary, temporary.open("wb") as file:
+            write_bytes(folder / name, content, settled=True, staging=self.guard)
+        place = folder / "attention.npz"
+        with replacing(place, settled=True, staging=self.guard) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **attention)  # pyright: ignore[reportArgumentType]: its names are arrays.
-        write_json(folder / "questions.json", questions, settled=True)
+        write_json(folder / "questions.json", questions, settled=True, staging=self.guard)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        self.check()
-        write_json(self.path / "result.json", result, settled=True)
+        """Closes the record: with the digests of all that it consists of, after a last look at each line of it."""
+        for name in _RESUMED:
+            self.lines(name)
+        files = {path.relative_to(self.path).as_posix(): digest(path) for path in self._parts()}
+        self._write("result.json", {**result, "id": self.id, "files": files})
+
+    def _parts(self) -> Iterator[Path]:
+        for name in ("config.json", *(f"{name}.jsonl" for name in _RESUMED), "predictions.parquet"):
+            if (self.path / name).exists():
+                yield self.path / name
+        yield from sorted(path for path in self.path.glob("examples/*") if not path.name.startswith("."))
+        yield from sorted(self.path.glob("checkpoint/step-*/manifest.json"))
 
     def write_failure(self, failure: Mapping[str, Any]) -> None:
-        self.check()
-        write_json(self.path / "failure.json", failure, settled=True)
+        self._write("failure.json", failure)
 
     def write_stopped(self, stopped: Mapping[str, Any]) -> None:
-        self.check()
-        write_json(self.path / "stopped.json", stopped, settled=True)
+        self._write("stopped.json", stopped)
+
+    def _write(self, name: str, value: Mapping[str, Any], settled: bool = True) -> None:
+        write_document(self.path / name, value, settled, self.guard)
 
     def forget_stop(self) -> None:
         """The cell may go on: the study no longer has the scheduler that stopped it."""
-        (self.path / "stopped.json").unlink(missing_ok=True)
+        remove(self.path / "stopped.json", self.guard)
 
     def clear(self) -> None:
         """Forgets all but who runs the cell."""
         self.check()
-        for path in self.path.iterdir():
-            if path.is_file():
-                path.unlink()
-            elif path.name != "lease":
-                shutil.rmtree(path)
-
-    def remove(self) -> None:
-        shutil.rmtree(self.path)
+        for path in list(self.path.iterdir()):
+            if path.name != "lease":
+                remove(path, self.guard)
 
     def tidy(self) -> None:
-        """Removes what a process that was killed left beside a finished record."""
-        for path in (*self.path.glob(".*"), *self.path.glob("examples/.*"), self.path / "live.json"):
-            # A folder is somebody else's; what a network file system keeps for who has it open goes by itself.
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-        for path in (
-            *self.checkpoints.glob(".*"),
-            *sorted(self.checkpoints.glob("step-*"))[:-1],
-            self.path / "lease",
-        ):
-            shutil.rmtree(path, ignore_errors=True)
+        """Removes what processes that were killed have left beside a finished record, and nothing of anybody's."""
+        result = self.result()
+        if result is None or not any(self._left(result["steps"])):
+            return
+        with held(self.path) as lease:
+            if lease is None:  # Whoever has it tidies.
+                return
+            for path in self._left(result["steps"]):
+                if path.name != "lease":
+                    remove(path, lease)
+            for path in self.path.glob("lease/.*"):
+                if _LEASES.fullmatch(path.name):
+                    remove(path, lease)
 
-    def set_aside(self) -> None:
-        """Out of the study's way, under the name of the engine that made it; nothing is lost."""
-        target = self.path.parent / "stale" / f"{self.id}-{self.config()['code']['engine']}"
-        target.parent.mkdir(exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(self.path, target)
+    def _left(self, steps: int) -> Iterator[Path]:
+        for folder in (self.path, self.path / "examples", self.checkpoints):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                names = os.listdir(folder)
+                yield from (folder / name for name in names if is_left(folder / name) or _OLD_LEFT.fullmatch(name))
+        for name in ("live.json", ".train", "lease"):
+            if (self.path / name).exists():
+                yield self.path / name
+        if (self.checkpoints / f"step-{steps:08d}").exists():
+            for path in self.checkpoints.iterdir():
+                if _STEP.fullmatch(path.name) and int(path.name[5:]) < steps:
+                    yield path
+
+    def set_aside(self, where: Literal["stale", "damaged"] = "stale") -> Path:
+        """Out of the study's way, into a folder beside its cells; nothing is lost. Returns where it is now.
+
+        Raises UserError where a process runs the cell.
+        """
+        with held(self.path) as lease:
+            if lease is None:
+                raise UserError(f"{self.id} runs: it cannot be set aside now. Wait for it, or drain its launch.")
+            target = self.path.parent / where / self.id
+            check_no_link(self.path.parent, target)
+            target.parent.mkdir(exist_ok=True)
+            number = 1
+            while target.exists():
+                number += 1
+                target = target.with_name(f"{self.id}.{number}")
+            os.replace(self.path, target)
+        shutil.rmtree(target / "lease", ignore_errors=True)
+        return target
 
     def check(self) -> None:
         """Raises where the cell is not this process's to write to."""
         if self.guard is not None:
-            self.guard()
+            self.guard.check()
 
-    def _optional(self, name: str) -> dict[str, Any] | None:
-        path = self.path / name
-        try:
-            return read_json(path) if path.exists() else None
-        except RecordError:
-            if path.exists():
-                raise
-            return None  # It went between the two looks, as live.json does when its cell ends.
+
+_RESUMED: tuple[Lines, ...] = ("metrics", "sites", "segments")
+"""What grows while a cell trains, and goes back to its checkpoint."""
+_STEP = re.compile(r"step-\d{8}")
+_LEASES = re.compile(r"\.[0-9a-f]{32}(\.ended)?")
+_OLD_LEFT = re.compile(r"\.(?:[a-z][a-z-]*\.(?:json|jsonl|parquet|npz|png|jpg)|step-\d{8})\.\d+|\.probe")
+"""Temporary names of older engines."""
 
 
 class StudyFolder:
@@ -279,16 +457,42 @@ class StudyFolder:
     def study(self) -> dict[str, Any]:
         """``study.json``: name, question, floors and the cells (id, role, configuration) of the last launch.
 
-        Raises RecordError where the study was never launched.
+        Raises RecordError where the study was never launched, or the file is not one that a launch wrote.
         """
         path = self.path / "study.json"
+        self.check_links()
         if not path.exists():
             raise RecordError(f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs.")
-        return read_json(path)
+        study = forms.check(path, read_json(path), forms.STUDY)
+        ids = [entry["id"] for entry in study["cells"]]
+        for one in ids:
+            if not OWN_NAME.fullmatch(one):
+                raise damaged(
+                    path, f"{one[:80]!r} is no cell's id: expected letters, digits, '.', '_', '-' and '+'"
+                )
+        if len(set(ids)) < len(ids):
+            raise damaged(path, f"it has the cell {next(one for one in ids if ids.count(one) > 1)} twice")
+        for entry in study["cells"]:
+            if entry["start"] is not None and entry["start"] not in ids:
+                raise damaged(path, f"{entry['id']} starts from {entry['start'][:80]!r}, which it does not have")
+        return study
 
     def write_study(self, study: Mapping[str, Any]) -> None:
+        self.check_links()
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "study.json", study, settled=True)
+        write_document(self.path / "study.json", study, settled=True)
+
+    def check_links(self) -> None:
+        """Raises RecordError where the study's folder, or one that the suite writes in it, is a link."""
+        check_no_link(self.path.parent, self.path)
+        for name in ("study.json", "drain", "plugins", "report", "stale", "damaged"):
+            check_no_link(self.path, self.path / name)
+
+    def sweep(self) -> None:
+        """Removes what processes that were killed have left in the study's own folders."""
+        for folder in (self.path, *self.path.glob("plugins/*")):
+            if not folder.is_symlink():
+                sweep(folder)
 
     def cell(self, cell_id: str) -> CellFolder:
         return CellFolder(self.path / cell_id)
@@ -300,17 +504,27 @@ def load_cells(path: Path | str) -> pd.DataFrame:
     Columns: id, role (row, start, floor or trial), state, stale, variant, arguments (dict), layers (tuple), seed,
     dataset, steps (0 where a cell is evaluated only), batch_size, start (id or None), cell (the whole
     configuration), accuracy (dict: split -> per cent), macs, macs_reference, uncounted_operators (dict),
-    parameters, seconds, failure (message or None), folder. What a cell does not have yet is None.
+    parameters, seconds, failure (message or None, of a failed or damaged cell), folder. What a cell does not have
+    yet is None. A record that does not read is ``damaged``, and the others are there.
     """
     folder = StudyFolder(path)
     study = folder.study()
     stale: set[str] = set()
     rows = []
     for entry in study["cells"]:
-        record = folder.cell(entry["id"])
-        cell, result, failure, state = entry["cell"], record.result(), record.failure(), record.state
-        if state in ("finished", "stopped") and record.config()["code"]["engine"] != study["engine"]:
-            stale.add(entry["id"])
+        record, cell = folder.cell(entry["id"]), entry["cell"]
+        result = failure = None
+        try:
+            state = record.state
+            record.check_links()
+            result = record.result()
+            if state == "failed":
+                failure = (record.failure() or {"message": None})["message"]
+            engine = _engine_of(record, entry)
+            if state in ("finished", "stopped") and engine != study["engine"]:
+                stale.add(entry["id"])
+        except RecordError as error:
+            state, result, failure = "damaged", None, str(error)
         if entry["start"] in stale:
             stale.add(entry["id"])
         rows.append(
@@ -328,13 +542,49 @@ def load_cells(path: Path | str) -> pd.DataFrame:
                 "batch_size": cell["protocol"]["batch_size"],
                 "start": entry["start"],
                 "cell": cell,
-                "failure": failure["message"] if failure else None,
+                "failure": failure,
                 "folder": record.path,
                 **{name: result[name] if result else None for name in _RESULT_COLUMNS},
             }
         )
     # As objects: pandas would turn the None of a cell that has no number yet into NaN.
     return pd.DataFrame(rows, dtype=object)
+
+
+def _engine_of(record: CellFolder, entry: Mapping[str, Any]) -> str | None:
+    """The engine that made the record of a cell; None where it has no configuration yet.
+
+    Raises RecordError where the record is of another cell than the study's ``entry`` says.
+    """
+    path = record.path / "config.json"
+    if not path.exists():
+        if record.state in ("finished", "stopped"):
+            raise damaged(path, "it is missing")
+        return None
+    config = forms.check(path, record.config(), forms.CONFIG)
+    if config.get("id", entry["id"]) != entry["id"]:
+        raise damaged(path, f"it is the configuration of {config['id']}")
+    if "cell" in config and (name := _unlike(config["cell"], entry["cell"])):
+        raise damaged(path, f"its {name} is not that of the cell in study.json")
+    return config["code"]["engine"]
+
+
+def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """A field that both cells have, with different values; weights from outside may lie elsewhere."""
+    for name in one.keys() & other.keys() - {"pretrained"}:
+        ours, theirs = one[name], other[name]
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            if inside := _unlike(ours, theirs):
+                return f"{name}.{inside}"
+        elif ours != theirs:
+            return name
+    return ""
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells a file from one that is written in its place later."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 _RESULT_COLUMNS = ("accuracy", "macs", "macs_reference", "uncounted_operators", "parameters", "seconds")
@@ -355,74 +605,3 @@ def depth_text(layers: Sequence[int], keep: Sequence[Sequence[int]] | None) -> s
     running = "-".join(str(len(kept)) for kept in keep)
     without = "/".join(one or "-" for one in left_out)
     return f"{text} at {running}" + (f" without {without}" if any(left_out) else "")
-
-
-def write_json(path: Path, value: Any, settled: bool = False) -> None:
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", settled)
-
-
-def write_text(path: Path, text: str, settled: bool = False) -> None:
-    write_bytes(path, text.encode(), settled)
-
-
-def write_bytes(path: Path, content: bytes, settled: bool = False) -> None:
-    """Writes under a temporary name and renames, so that no reader sees half a file.
-
-    ``settled``: nor does a reader after a power cut, for which the disk is waited for.
-    """
-    with _temporary(path, settled) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def _temporary(path: Path, settled: bool) -> Iterator[Path]:
-    """Another name for ``path`` to write to, which becomes it at the end; nothing is left where that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        if settled:
-            settle(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        # On a disk that is full it would take what others wait for.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def settle(path: Path) -> None:
-    """Returns once the disk has what was written to the file."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecordError(f"{path} is missing: the record is incomplete. Run the study again.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is not JSON ({error}). Delete that cell's folder and run again.") from None
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``.jsonl`` file; none where there is no file.
-
-    A last line without its end is one that is being written, or that a kill cut off: it is left out.
-    """
-    if not path.exists():
-        return []
-    *texts, _ = path.read_bytes().split(b"\n")
-    lines = []
-    for number, text in enumerate(texts, 1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:  # Of JSON, or of its encoding.
-            raise RecordError(
-                f"{path}:{number} is not JSON ({error}). Delete that cell's folder and run again."
-            ) from None
-    return lines
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)

@@ -11,14 +11,16 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from suite.config import Study
 from suite.errors import UserError, unknown
+from suite.files import read_bytes
 
 Kind = Literal["variant", "study", "dataset", "report"]
 Registered = TypeVar("Registered")
@@ -40,12 +42,25 @@ def register(name: str, kind: Kind = "variant") -> Callable[[Registered], Regist
     """
 
     def keep(thing: Registered) -> Registered:
+        check_name(kind, name)
         if name in names(kind):
             raise UserError(f"{thing} registers the {kind} '{name}', which exists already. Choose another name.")
         _from_plugins[kind, name] = thing
         return thing
 
     return keep
+
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def check_name(kind: Kind, name: Any) -> None:
+    """Raises UserError where ``name`` cannot be part of a folder's name, as that of a variant is of its cells'."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(
+            f"A {kind} is called by up to 100 letters, digits, '_', '-' and '.', of which the first is a letter, a "
+            f"digit or '_'; received {repr(name)[:120]}. Choose another name."
+        )
 
 
 def names(kind: Kind) -> list[str]:
@@ -58,6 +73,7 @@ def find(kind: Kind, name: str) -> Any:
     """What is registered as ``name``; an unknown name is a UserError that suggests the nearest."""
     if (kind, name) in _from_plugins:
         return _from_plugins[kind, name]
+    check_name(kind, name)
     if name not in _entry_points(kind):
         raise unknown(kind, name, names(kind))
     return _load(kind, name)
@@ -88,6 +104,8 @@ def load_plugin(path: Path | str) -> None:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no plug-in file {path}. Give --plugin the path of a Python file.")
+    if not path.stem.isascii() or not NAME.fullmatch(path.stem):
+        raise UserError(f"The plug-in {path} has a name that no Python module can have. Rename it to letters.")
     module = f"ablate_plugin_{path.stem.replace('-', '_')}_{_digest({'': path})}"
     if module in sys.modules:
         return
@@ -111,6 +129,26 @@ def load_plugin(path: Path | str) -> None:
     if set(_from_plugins) == before:
         del sys.modules[module], _plugin_files[module]
         raise UserError(f'{path} registers nothing. Put @register("name") above its variant.')
+
+
+def load_kept_plugin(path: Path | str) -> None:
+    """As ``load_plugin``, for a copy in a study's folder, in a folder named by its digest (``plugin_digest``).
+
+    Raises UserError where it is not what was copied there: others may write there, and disks rot.
+    """
+    path = Path(path)
+    content = {source.name: read_bytes(source) for source in source_files(path)}
+    if plugin_digest(content) != path.parent.name:
+        raise UserError(
+            f"The plug-in {path} is not the file that the launch copied there. Run the same command again: it "
+            "copies the file anew."
+        )
+    load_plugin(path)
+
+
+def plugin_digest(content: Mapping[str, bytes]) -> str:
+    """Of a plug-in's files, by name."""
+    return hashlib.sha256(b"\n".join(content.values())).hexdigest()[:32]
 
 
 def source_digest(name: str) -> str:

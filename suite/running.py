@@ -7,7 +7,6 @@ is waited for. Anything else ends the process, and whoever started it starts the
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 import time
 import traceback
@@ -21,16 +20,16 @@ import torch
 from suite import checkpoints, provenance, training
 from suite.config import to_plain
 from suite.errors import UnfitNode, UserError
-from suite.lease import Holder, Lease, LeaseLost
-from suite.plan import Job, Workplace
+from suite.files import damaged
+from suite.lease import SILENCE, Holder, Lease, LeaseLost
+from suite.patience import TROUBLE
+from suite.plan import Job, Workplace, probe
 from suite.pulse import Leave, Progress, Pulse, drain_markers
 from suite.records import CellFolder, RecordError, StudyFolder
 from suite.terminal import say
 
-TROUBLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN
-}  # fmt: skip
-"""What a file system answers for a while and then no longer."""
+MESSAGE = 4000
+"""Characters of an error that a failure keeps: the log has the whole."""
 
 Train = Callable[[Job, Workplace, CellFolder, Pulse], None]
 
@@ -57,7 +56,9 @@ def run_cell(
     waited, wait, reached = 0.0, 1.0, 0
     while True:
         try:
-            return _ended(job, record) or _run_leased(job, workplace, record, report, leaving, train)
+            record.check_links()
+            patient = waited < workplace.patience
+            return _ended(job, record) or _run_leased(job, workplace, record, report, leaving, train, patient)
         except LeaseLost as lost:  # By a process that was stopped for long, or cut off from the others.
             say(str(lost))
             continue
@@ -71,7 +72,7 @@ def run_cell(
                     f"The record {record.path} cannot be written: {error.strerror}. Mend that and run the same "
                     "command: finished cells stay, and this one continues from its last checkpoint."
                 ) from error
-            say(f"{record.id} waits for its run folder, {record.path}: {error.strerror}.")
+            say(f"{record.id} waits for {error.filename or record.path}: {error.strerror}.")
         waited += _wait(record.path, wait, workplace.patience - waited)
         if leaving is not None and leaving.is_set():
             raise Leave
@@ -87,7 +88,7 @@ def _wait(folder: Path, least: float, most: float) -> float:
     """Waits until ``folder`` can be written, ``least`` to ``most`` seconds; returns how many it were."""
     began = time.monotonic()
     time.sleep(min(least, most))
-    while not _writable(folder) and time.monotonic() - began < most:
+    while not writable(folder) and time.monotonic() - began < most:
         time.sleep(1)
     return time.monotonic() - began
 
@@ -99,6 +100,7 @@ def _run_leased(
     report: Callable[[Progress], None],
     leaving: threading.Event | None,
     train: Train,
+    patient: bool,
 ) -> bool:
     lease = Lease(record.path, workplace.launch, workplace.node)
     markers = drain_markers(Path(workplace.study), workplace.launch, lease.holder.node, lease.holder.host)
@@ -111,21 +113,24 @@ def _run_leased(
         if leaving is not None and leaving.is_set():
             raise Leave
         time.sleep(1)
-    said: set[Holder] = set()
+    said: set[Holder | None] = set()
 
     def waiting(holder: Holder | None) -> None:
         if leaves():
             raise Leave
-        if holder is not None and holder not in said:
-            say(f"{record.id} waits for process {holder.pid} on {holder.host}, which runs it.")
+        if holder not in said:
+            whom = "a process whose lease does not read"
+            if holder is not None:
+                whom = f"process {holder.pid} on {holder.host}, which runs it"
+            say(f"{record.id} waits for {whom}; if that is silent, for {SILENCE:.0f} s.")
             said.add(holder)
 
     lease.take(waiting)
     try:
         if _ended(job, record):
             return True
-        record.guard = lease.check
-        return _run_recorded(job, workplace, record, report, leaves, train)
+        record.guard = lease
+        return _run_recorded(job, workplace, record, report, leaves, train, patient)
     finally:
         record.guard = None
         lease.release()
@@ -138,6 +143,7 @@ def _run_recorded(
     report: Callable[[Progress], None],
     leaves: Callable[[], bool],
     train: Train,
+    patient: bool,
 ) -> bool:
     # A cell whose worker died again and again before it began has a failure and nothing else.
     begun = (record.path / "config.json").exists()
@@ -159,22 +165,31 @@ def _run_recorded(
             "hardware": provenance.hardware() | {"gpus": _gpu_names()},
         }
     )
-    with record.log.open("a", encoding="utf-8") as log, redirected(log):
+    with record.open_log() as log, redirected(log):
         pulse = Pulse(record, report, leaves, workplace.save_every, workplace.hung_after, log)
         try:
             if restarted:
                 print("The engine has changed since this cell began: it begins again.")
             with pulse:
                 train(job, workplace, record, pulse)
-        except (Leave, LeaseLost, WorkerDied, UnfitNode):
+        except (Leave, LeaseLost, WorkerDied, UnfitNode, KeyboardInterrupt):
             raise
-        except Exception as error:
-            if isinstance(error, OSError) and (error.errno in TROUBLE or not _writable(record.path)):
-                raise
-            traceback.print_exc(file=log)
+        except BaseException as error:  # sys.exit too: it is the cell that ends, not the launch.
+            if isinstance(error, OSError):
+                record.check()  # Its files may have gone because the cell is another's.
+                if not writable(record.path) or (error.errno in TROUBLE and patient):
+                    raise
+            _print_traceback(error, log)
             record.write_failure(_failure(error, record))
             return False
     return True
+
+
+def _print_traceback(error: BaseException, log: IO[str]) -> None:
+    try:
+        traceback.print_exception(error, file=log)
+    except Exception as other:  # One that cannot be written.
+        print(f"{type(error).__name__}, which cannot be written: {type(other).__name__}", file=log)
 
 
 def _engine_of(record: CellFolder) -> str:
@@ -182,32 +197,33 @@ def _engine_of(record: CellFolder) -> str:
     try:
         return record.config()["code"]["engine"]
     except (KeyError, TypeError):
-        raise RecordError(
-            f"{record.path / 'config.json'} does not name the engine that began it. Delete that cell's folder "
-            "and run again."
-        ) from None
+        raise damaged(record.path / "config.json", "it does not name the engine that began the cell") from None
 
 
-def _failure(error: Exception, record: CellFolder) -> dict[str, str]:
+def _failure(error: BaseException, record: CellFolder) -> dict[str, str]:
     return {
         "kind": _kind(error),
-        "message": f"{type(error).__name__}: {str(error).strip() or '(no message)'}",
+        "message": f"{type(error).__name__}: {message_of(error)}",
         "where": where(error),
         "log": str(record.log),
     }
 
 
-def _writable(folder: Path) -> bool:
-    probe = folder / ".probe"
+def message_of(error: BaseException) -> str:
+    """What an error says, as far as it can be written and a reader can use it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # More than the metadata of a file: a full disk may still have room for that.
-        probe.write_bytes(bytes(1 << 16))
+        text = str(error).strip() or "(no message)"
+    except Exception as other:
+        text = f"(its message cannot be read: {type(other).__name__})"
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= MESSAGE else f"{text[:MESSAGE]} ... and {len(text) - MESSAGE:,} characters more"
+
+
+def writable(folder: Path) -> bool:
+    try:
+        probe(folder)
     except OSError:
         return False
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
     return True
 
 
@@ -219,7 +235,7 @@ def redirected(log: IO[str]) -> Iterator[None]:
         yield
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: BaseException) -> str:
     if isinstance(error, training.NotFinite):
         return "not finite"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -227,7 +243,7 @@ def _kind(error: Exception) -> str:
     return "data or configuration" if isinstance(error, UserError) else "code"
 
 
-def where(error: Exception) -> str:
+def where(error: BaseException) -> str:
     """File and line of the innermost frame outside installed packages: where a reader looks first.
 
     An error that comes from another process says it itself, in an attribute of this name.

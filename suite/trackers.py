@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from suite.errors import UserError
 from suite.plan import Job
-from suite.records import State, StudyFolder, depth_text, read_lines
+from suite.records import State, StudyFolder, depth_text
 from suite.terminal import say
 
 LAST_WORDS = 30.0
@@ -222,7 +222,7 @@ class Follower:
     def _catch_up(self, job: Job) -> None:
         record = self.folder.cell(job.id)
         last = record.told(self.name)
-        for line in read_lines(record.path / "metrics.jsonl"):
+        for line in record.lines("metrics"):
             if line["step"] > last:
                 numbers = {name: value for name, value in line.items() if name != "step" and value is not None}
                 self.tracker.evaluated(job, line["step"], numbers)

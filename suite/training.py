@@ -28,7 +28,7 @@ from suite.attention import Variant, Weights
 from suite.config import Cell, Protocol, from_plain
 from suite.data import official
 from suite.data.store import DataSet, open_dataset
-from suite.engine import Engine, NotFinite
+from suite.engine import Engine, NotFinite, restore_defaults
 from suite.errors import UserError
 from suite.examples import record_examples
 from suite.models import pretrained
@@ -54,7 +54,8 @@ def train_and_test(
     engine = engine or Engine()
     cell, protocol = job.cell, job.cell.protocol
     for plugin in workplace.plugins:
-        registry.load_plugin(plugin)
+        registry.load_kept_plugin(plugin)
+    restore_defaults()
     torch.set_num_threads(workplace.placement.threads)
     device = torch.device("cuda" if workplace.placement.gpus else "cpu")
 
@@ -92,7 +93,8 @@ def train_and_test(
             seconds = state["seconds"]
             losses = list(state["losses"].to(device).unbind())
     if engine.is_first:
-        record.cut_back(-1 if newest is None else step)
+        marks = None if newest is None else checkpoints.marks(record.checkpoints, step)
+        record.cut_back(-1 if newest is None else step, marks)
         _record_segment(record, workplace, device, step, start)
     engine.prepare(Objective(model, protocol, engine.workers), optimiser, protocol.clip)
 
@@ -143,7 +145,8 @@ def train_and_test(
 def _save(record: CellFolder, step: int, model: nn.Module, training: dict[str, Any] | None, engine: Engine) -> None:
     if engine.is_first:
         record.check()
-        checkpoints.save(record.checkpoints, step, model.state_dict(), training)
+        state = model.state_dict()
+        checkpoints.save(record.checkpoints, step, state, training, record.marks(), record.guard)
 
 
 def _evaluate_only(
@@ -212,13 +215,20 @@ def load_trained(study: StudyFolder, cell_id: str, dataset: DataSet) -> LxmertFo
         return model
     model = build_model(cell, dataset)
     try:
-        model.load_state_dict(checkpoints.load_model(record.checkpoints))
+        model.load_state_dict(ended_with(record))
     except RuntimeError as error:
         raise UserError(
             f"The weights of {cell_id} do not fit the model that its configuration makes now: {error} "
             "Go back to the code that trained it, or train it again."
         ) from error
     return model.eval()
+
+
+def ended_with(record: CellFolder) -> dict[str, Tensor]:
+    """The weights that a finished cell ended with. UserError where they are not whole: older ones do not serve."""
+    result = record.result()
+    assert result is not None
+    return checkpoints.load_model(record.checkpoints, result["steps"])
 
 
 def load_start(model: LxmertForQuestionAnswering, variant: Variant, start: CellFolder) -> dict[str, Any]:
@@ -229,7 +239,7 @@ def load_start(model: LxmertForQuestionAnswering, variant: Variant, start: CellF
     """
     if start.state != "finished":
         raise UserError(f"The start {start.id} is {start.state}. Run it first.")
-    weights = checkpoints.load_model(start.checkpoints)
+    weights = ended_with(start)
     own = model.state_dict()
     depth: dict[str, int] = dict(
         zip(("layer", "r_layers", "x_layers"), start.config()["cell"]["layers"], strict=True)

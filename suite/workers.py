@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import pickle
-import shutil
 import socket
 import threading
 import time
@@ -39,6 +38,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite import preflight
 from suite.engine import BACKENDS, build_engine, is_lost_worker
+from suite.files import remove
+from suite.lease import LeaseLost
 from suite.plan import Job, Workplace
 from suite.pulse import Leave, Progress, Pulse, Wish, drain_markers
 from suite.records import CellFolder
@@ -65,7 +66,7 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
         placement = dataclasses.replace(placement, workers=1, engine="torch", zero_stage=0)
     workplace = dataclasses.replace(workplace, placement=placement)
     scratch = record.path / ".train"
-    _clear(scratch)
+    _clear(record, scratch)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")  # Ray's, of Ray.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     relay: Any = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -90,7 +91,8 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
                     ray.kill(worker)
         ray.kill(relay)
         fit.join(PATIENCE)
-        _clear(scratch)
+        with contextlib.suppress(LeaseLost):  # What is there now is another's.
+            _clear(record, scratch)
     if failure is not None:
         raise Failure.read(failure).error()
     if fit.error is not None:
@@ -157,8 +159,10 @@ def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> Non
 
     if rank:
         record = _Reader(record.path)
+    else:
+        record.check()
     log_file = record.log if rank == 0 else record.path / f"log-{rank}.txt"
-    with log_file.open("a", encoding="utf-8") as log, redirected(log):
+    with log_file.open("a", encoding="utf-8", errors="backslashreplace") as log, redirected(log):
         pulse = Pulse(
             record,
             report=report if rank == 0 else lambda progress: None,
@@ -186,13 +190,20 @@ class _Reader(CellFolder):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.guard = self._refuse
-
-    def _refuse(self) -> None:
-        raise AssertionError("Only the first worker writes the record.")
+        self.guard = _Refusal()
 
     def write_live(self, live: Any) -> None:
         """The first worker's to show."""
+
+    def forget_live(self) -> None:
+        """As to show it."""
+
+
+class _Refusal:
+    path = None
+
+    def check(self) -> None:
+        raise AssertionError("Only the first worker writes the record.")
 
 
 @dataclass(frozen=True)
@@ -245,12 +256,14 @@ def _note_room(scratch: Path) -> None:
         (scratch / ROOM).write_text(group.id.hex())
 
 
-def _clear(scratch: Path) -> None:
+def _clear(record: CellFolder, scratch: Path) -> None:
     """Removes what Ray Train has written, and the workers' room where its own end has not given it back.
 
     That happens where the process that waits for the workers is killed: they end, but their room stays taken.
     """
+    record.check()
     with contextlib.suppress(FileNotFoundError):
         room = ray.PlacementGroupID(bytes.fromhex((scratch / ROOM).read_text()))
         ray.util.remove_placement_group(PlacementGroup(room))
-    shutil.rmtree(scratch, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(scratch, record.guard)
