@@ -64,7 +64,7 @@ STUDY = {
     ],
 }
 
-CONFIG = {"id?": str, "cell?": dict, "start?": Some(str), "code": {"engine": str}}
+CONFIG = {"id?": str, "cell?": dict, "start?": Some(str), "code?": {"engine?": str}}
 
 RESULT = {
     "accuracy": Named(float),

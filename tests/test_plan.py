@@ -374,9 +374,10 @@ def test_a_run_folder_without_room_is_refused(tmp_path: Path, monkeypatch: pytes
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*Free space"):
         check_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_launches_may_look_at_a_run_folder_at_once(tmp_path: Path) -> None:
