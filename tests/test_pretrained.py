@@ -276,12 +276,23 @@ def test_a_head_that_the_source_lacks_stays_new(state: State, write: Callable[..
 # Our own cells
 
 
+RESULT = {
+    "accuracy": {"test": 50.0},
+    "macs": 1,
+    "macs_reference": 1,
+    "uncounted_operators": {},
+    "parameters": 1,
+    "steps": 40,
+    "seconds": 1.0,
+}
+
+
 def cell_folder(folder: Path, model: LxmertForQuestionAnswering, *, finished: bool = True) -> Path:
     layers, heads = list(model.config.layers), model.config.heads
     checkpoints.save(folder / "checkpoint", 40, model.state_dict(), None)
     write_json(folder / "config.json", {"cell": {"layers": layers, "model": {"heads": heads}}})
     if finished:
-        write_json(folder / "result.json", {})
+        write_json(folder / "result.json", RESULT)
     return folder
 
 
@@ -307,7 +318,7 @@ def test_a_cell_that_is_not_finished_or_is_damaged_is_refused(tmp_path: Path) ->
     folder = cell_folder(tmp_path / "cell", fresh(), finished=False)
     assert CellFolder(folder).state == "started"
     refused(str(folder), "not finished", "Run it first")
-    write_json(folder / "result.json", {})
+    write_json(folder / "result.json", RESULT)
     weights = next(folder.glob("checkpoint/step-*/model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="damaged"):

@@ -102,9 +102,9 @@ def test_a_checkpoint_is_written_between_evaluations_when_its_time_has_come(
     saved = []
     save = checkpoints.save
 
-    def note(folder: Path, step: int, *rest: Any) -> None:
+    def note(folder: Path, step: int, *rest: Any, **named: Any) -> None:
         saved.append(step)
-        save(folder, step, *rest)
+        save(folder, step, *rest, **named)
         if step == 5:
             raise KeyboardInterrupt
 
@@ -153,11 +153,11 @@ def test_a_run_folder_in_trouble_is_waited_for(
 ) -> None:  # fmt: skip
     save, tries = checkpoints.save, []
 
-    def trouble(folder: Path, step: int, *rest: Any) -> None:
+    def trouble(folder: Path, step: int, *rest: Any, **named: Any) -> None:
         tries.append(step)
         if len(tries) in (2, 3):
             raise OSError(number, "trouble")
-        save(folder, step, *rest)
+        save(folder, step, *rest, **named)
 
     monkeypatch.setattr(checkpoints, "save", trouble)
     monkeypatch.setattr(running.time, "sleep", lambda seconds: None)
@@ -173,11 +173,11 @@ def test_trouble_that_comes_again_after_a_checkpoint_is_waited_for_anew(
     """The patience is for one trouble, not for a cell's whole life."""
     save, tries = checkpoints.save, []
 
-    def trouble(folder: Path, step: int, *rest: Any) -> None:
+    def trouble(folder: Path, step: int, *rest: Any, **named: Any) -> None:
         tries.append(step)
         if tries.count(step) == 1:
             raise OSError(errno.EIO, "trouble")
-        save(folder, step, *rest)
+        save(folder, step, *rest, **named)
 
     monkeypatch.setattr(checkpoints, "save", trouble)
     monkeypatch.setattr(running, "_wait", lambda folder, least, most: most)
@@ -187,7 +187,7 @@ def test_trouble_that_comes_again_after_a_checkpoint_is_waited_for_anew(
 
 
 def test_a_run_folder_that_stays_in_trouble_is_the_users(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trouble(*_: Any) -> None:
+    def trouble(*_: Any, **named: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save", trouble)
@@ -257,7 +257,7 @@ def test_who_waits_for_another_process_leaves_when_asked(place: Place) -> None:
 def test_who_waits_for_the_run_folder_leaves_when_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     leaving = threading.Event()
 
-    def trouble(*_: Any) -> None:
+    def trouble(*_: Any, **named: Any) -> None:
         leaving.set()
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -306,5 +306,5 @@ def test_a_configuration_that_does_not_read_is_the_cell_s_failure_alone(place: P
     assert failure["kind"] == "data or configuration"
     assert "config.json" in failure["message"]
     assert not (place.record.path / "lease").exists()
-    place.record.remove()  # As it says.
+    place.record.set_aside("damaged")  # As --rerun-damaged does.
     assert place.run()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_grid import lasting
 
 from ablations.studies import search as example
 from suite import cli, registry, search
@@ -313,11 +314,7 @@ class Place:
 
     def numbers(self) -> dict[str, Any]:
         """What every cell measured."""
-        times = {"seconds"}
-        return {
-            name: {key: value for key, value in (self.study.cell(name).result() or {}).items() if key not in times}
-            for name in self.states()
-        }
+        return {name: lasting(self.study.cell(name).result() or {}) for name in self.states()}
 
 
 @pytest.fixture(scope="module")
