@@ -319,7 +319,7 @@ def _drain(arguments: argparse.Namespace) -> int:
         )
     places = [arguments.runs / arguments.study] if arguments.study else sorted(arguments.runs.glob("*"))
     if arguments.study:
-        StudyFolder(places[0]).study()  # Raises where there is none: a slip would leave its cells running.
+        StudyFolder(places[0]).check_launched()  # A slip would leave its cells running.
     left, staying = drain(places, arguments.all, 60 * arguments.wait)
     for cell in left:
         print(f"left: {cell}")

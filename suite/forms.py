@@ -73,7 +73,7 @@ RESULT = {
     "macs_reference": float,
     "uncounted_operators": Named(int),
     "parameters": float,
-    "kept?": Some([[int]]),
+    "kept?": Some(Named([int])),
     "steps": int,
     "seconds": float,
     "files?": Named(str),

@@ -461,9 +461,7 @@ class StudyFolder:
         Raises RecordError where the study was never launched, or the file is not one that a launch wrote.
         """
         path = self.path / "study.json"
-        self.check_links()
-        if not path.exists():
-            raise RecordError(f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs.")
+        self.check_launched()
         study = forms.check(path, read_json(path), forms.STUDY)
         ids = [entry["id"] for entry in study["cells"]]
         for one in ids:
@@ -477,6 +475,12 @@ class StudyFolder:
             if entry["start"] is not None and entry["start"] not in ids:
                 raise damaged(path, f"{entry['id']} starts from {entry['start'][:80]!r}, which it does not have")
         return study
+
+    def check_launched(self) -> None:
+        """Raises RecordError where the study was never launched."""
+        self.check_links()
+        if not (path := self.path / "study.json").exists():
+            raise RecordError(f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs.")
 
     def write_study(self, study: Mapping[str, Any]) -> None:
         self.check_links()
