@@ -181,6 +181,7 @@ def trained_cell(study: StudyFolder, cell_id: str, data: Path) -> tuple[Cell, Da
     """
     record = study.cell(cell_id)
     known = [entry["id"] for entry in study.study()["cells"]]
+    record.check_links()
     if record.state == "missing" and cell_id not in known:
         raise unknown("cell", cell_id, known)
     if record.state != "finished":
