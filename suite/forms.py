@@ -80,7 +80,7 @@ RESULT = {
 }
 
 FAILURE = {"kind?": str, "message": str, "where?": str, "log?": str}
-STOPPED = {"step": int, "accuracy": float, "rung": int, "scheduler": dict}
+STOPPED = {"step": int, "accuracy": float, "rung": float, "scheduler": dict}
 LIVE = {"step": int, "steps": int, "questions_per_second": float}
 TOLD = {"step": int}
 COST = {"measurements": [{"device": str}]}

@@ -190,7 +190,10 @@ def _result(record: CellFolder) -> dict[str, Any] | None:
 
 def is_stopped(record: CellFolder, search: Search) -> bool:
     """Whether the search's scheduler, as it is now, stopped the trial."""
-    stopped = record.stopped() if record.state == "stopped" else None
+    try:
+        stopped = record.stopped() if record.state == "stopped" else None
+    except RecordError:  # As for a result: it is run again.
+        return False
     return stopped is not None and stopped["scheduler"] == scheduler_plain(search)
 
 
