@@ -17,8 +17,6 @@ from typing import Any
 
 from suite.data.store import DataError
 
-SHOWN = 80  # characters of a wrong value in a message
-
 
 @dataclass
 class Faults:
@@ -80,12 +78,6 @@ def uncollected() -> Iterator[None]:
 def place(path: Path, key: str | None, record: int) -> str:
     """The file, line and record, counted from 1, of the record at position `record` of the list under `key`."""
     return _named(path, _lines(path, key, [record])[record], record)
-
-
-def shown(value: Any) -> str:
-    """A value for a message, cut short."""
-    text = ascii(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def is_text(value: Any) -> bool:

@@ -29,9 +29,10 @@ from typing import Literal
 
 import pandas
 
-from suite.data.json_records import load, place, shown
+from suite.data.json_records import load, place
 from suite.data.questions import HUMANS, ID, TEXT, read_annotations, read_questions, record_fault
 from suite.data.store import DataError
+from suite.errors import shown
 
 RESULT = {"question_id": ID, "answer": TEXT}  # a record of a result file
 Revision = Literal["2021", "before-2021"]

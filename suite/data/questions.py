@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import pandas
 
-from suite.data.json_records import Faults, is_id, is_text, load, shown, uncollected
+from suite.data.json_records import Faults, is_id, is_text, load, uncollected
 from suite.data.scoring import vqa_soft_score
 from suite.data.store import DataError
+from suite.errors import shown
 
 HUMANS = 10  # answers to each question
 # data_subtype of the official files -> the set of COCO's pictures
