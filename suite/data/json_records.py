@@ -68,7 +68,7 @@ def load(path: Path) -> Any:
                 f"{path}, line {error.lineno}: expected one list of records, got another value behind the first: a "
                 f"record a line. Wrap them in one list, as `jq -s . {path}` does."
             ) from None
-        torn = not text[error.pos :].strip()
+        torn = error.msg.startswith("Unterminated") or len(text[error.pos :].strip()) < len("false")
         advice = "Is the file whole? Download or copy it again." if torn else "Mend it there, or get it again."
         raise DataError(
             f"{path}, line {error.lineno}: expected JSON, got something else ({error.msg} at character "

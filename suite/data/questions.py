@@ -129,13 +129,13 @@ def read_annotations(path: Path, *, skip_bad: bool = False, of_coco: bool = True
     skipped = faults.sentences()
     if not first:
         raise DataError(f"{path}: expected at least one annotation, got none. {' '.join(skipped[:1])}".rstrip())
-    frame = pandas.DataFrame(columns).assign(file=_categories([str(found.path)] * len(columns["record"])))
+    frame = pandas.DataFrame(columns).assign(file=_paths([str(found.path)] * len(columns["record"])))
     return Reading(frame.astype({"question_id": np.int64}), skipped)
 
 
-def _categories(paths: list[str]) -> pandas.Categorical:
-    # Of objects: pandas' own texts take no name that is no UTF-8.
-    return pandas.Categorical(pandas.Series(paths, dtype=object))
+def _paths(paths: list[str]) -> pandas.Series:
+    # Objects: pandas' own texts take no name that is no UTF-8.
+    return pandas.Series(paths, dtype=object)
 
 
 @dataclass
@@ -218,7 +218,7 @@ class _Rows:
             "question_type": self.question_type,
             "multiple_choice_answer": pandas.Series(self.multiple_choice_answer, dtype=object),
             "soft": pandas.Series(self.soft, dtype=object),
-            "file": _categories(self.file),
+            "file": _paths(self.file),
             "record": np.array(self.record, dtype=np.int64),
         }
         frame = pandas.DataFrame(columns)

@@ -23,7 +23,7 @@ from typing import Literal
 import pandas
 
 from suite.data import store
-from suite.data.answers import frequent_answers, read_answers, to_labels
+from suite.data.answers import Labels, frequent_answers, read_answers, to_labels
 from suite.data.convert import Conversion, Tell, check_destination, convert
 from suite.data.questions import Reading, read_annotations, read_questions
 from suite.data.regions import SHAPE, Unit, image_key, open_source
@@ -35,6 +35,7 @@ from suite.terminal import say
 NAME = "vqa2"
 PREPARATION = 1  # counted up whenever what is written changes
 MAX_WORDS = 20
+MANY = 0.25  # share of the questions; of VQA 2.0's a fourteenth has no answer of its vocabulary
 TOKENIZER = "bert-base-uncased"
 PLACES = (".", "vqa", "data/vqa", "mscoco_imgfeat", "data/mscoco_imgfeat")
 """Where in a folder the files may lie: beside each other, or as LXMERT's code has them."""
@@ -82,7 +83,7 @@ class Files:
         return "\n".join([*lines, f"word pieces: {self.tokenizer}"])
 
 
-def find_files(folder: Path, splits: Sequence[str] = (), **named: object) -> Files:
+def find_files(folder: Path, splits: Sequence[str] = (), /, **named: object) -> Files:
     """The files in ``folder`` that have their usual names; of ``splits`` alone where any are given.
 
     LXMERT's JSON is taken where there is any, since its splits are the paper's; the official annotations are then
@@ -160,6 +161,7 @@ def prepare(
     answers = _vocabulary(files, frame, official)
     labels = to_labels(frame, answers, skip_bad=files.skip_bad)
     left_out += labels.skipped
+    _check_vocabulary(frame, answers, labels, tell)
     frame = frame.assign(labels=labels.labels, scores=labels.scores)
     tokenizer = bert_tokenizer(_vocab_file(files.tokenizer))
 
@@ -289,6 +291,22 @@ def _vocabulary(files: Files, frame: pandas.DataFrame, official: pandas.DataFram
             "neither. Name it with --answers FILE."
         )
     return frequent_answers(said)
+
+
+def _check_vocabulary(frame: pandas.DataFrame, answers: Sequence[str], labels: Labels, tell: Tell) -> None:
+    """Raises DataError where no question has an answer of the vocabulary; ``tell`` is told where many have none."""
+    scored = [soft for soft in frame["soft"] if soft]
+    without = labels.without - sum(soft == {} for soft in frame["soft"])
+    if not scored or without <= MANY * len(scored):
+        return
+    if without < len(scored):
+        tell(f"{without} of {len(scored)} questions with answers have none of the vocabulary of {len(answers)}.")
+        return
+    given = few(dict.fromkeys(answer for soft in scored[:100] for answer in soft), 3)
+    raise DataError(
+        f"None of the {len(scored)} questions with answers has one of the vocabulary of {len(answers)}: it has "
+        f"{few(answers, 3)}, theirs are {given}. Give their vocabulary with --answers FILE, or leave it out."
+    )
 
 
 def _vocab_file(source: str) -> Path:
