@@ -389,7 +389,7 @@ def _journal(folder: Path, tell: Tell) -> Iterator[tuple[_Journal, list[dict[str
             if error.errno not in NO_LOCKS:
                 raise
             tell(f"{folder}: its file system has no locks ({error.strerror}); a lease in it keeps others away.")
-            check = held.enter_context(_leased(folder))
+            check = held.enter_context(_leased(folder, tell))
         journal.seek(0)
         lines, whole, before = [], 0, 0
         for line in journal:
@@ -411,14 +411,20 @@ def _held(folder: Path) -> DataError:
 
 
 @contextmanager
-def _leased(folder: Path) -> Iterator[Callable[[], None]]:
+def _leased(folder: Path, tell: Tell) -> Iterator[Callable[[], None]]:
     """The folder is this process's by a file that it touches, as a cell is; what is yielded raises if it is not."""
-    lease, since, done = Lease(folder), time.monotonic(), threading.Event()
+    lease, done = Lease(folder), threading.Event()
+    since: float | None = None
 
     def waiting(holder: Holder | None) -> None:
         # One on another machine may be gone without a word: silence tells.
-        living = holder is not None and holder.machine == machine()
-        if living or time.monotonic() - since > SILENCE + 10 * BEAT:
+        nonlocal since
+        if since is None:
+            since = time.monotonic()
+            if holder is None or holder.machine != machine():
+                where = holder.host if holder else "some machine"
+                tell(f"{folder}: waiting for up to {SILENCE:.0f} s whether a process on {where} still works there.")
+        if (holder is not None and holder.machine == machine()) or time.monotonic() - since > SILENCE + 10 * BEAT:
             raise _held(folder)
 
     def check() -> None:

@@ -192,19 +192,21 @@ class _Rows:
 
     def annotate(self, row: int, image_id: str, annotation: Mapping[str, Any]) -> str | None:
         """Takes a question's annotation, or says the fault of another than it has, or of another picture's."""
-        same_picture = image_id == self.image_id[row]
-        said = (_humans(annotation), *(annotation.get(name, "") for name in TYPES))
-        said = (*said, annotation.get("multiple_choice_answer"))
-        columns = (self.humans, self.answer_type, self.question_type, self.multiple_choice_answer)
+        humans, same_picture = _humans(annotation), image_id == self.image_id[row]
+        types = annotation.get("answer_type", ""), annotation.get("question_type", "")
+        most = annotation.get("multiple_choice_answer")
         if self.soft[row] is not None:
-            if same_picture and said == tuple(column[row] for column in columns):
+            same_types = types == (self.answer_type[row], self.question_type[row])
+            same = same_picture and same_types and humans == self.humans[row]
+            if same and most == self.multiple_choice_answer[row]:
                 return None
             return f"expected one annotation of question {self.question_id[row]}, got another."
         if not same_picture:
             return f"expected the question's picture {self.image_id[row]}, got {image_id}."
-        for column, value in zip(columns, said, strict=True):
-            column[row] = value
-        self.soft[row] = {answer: vqa_soft_score(count) for answer, count in Counter(said[0]).items()}
+        self.humans[row] = humans
+        self.answer_type[row], self.question_type[row] = types
+        self.multiple_choice_answer[row] = most
+        self.soft[row] = {answer: vqa_soft_score(count) for answer, count in Counter(humans).items()}
         return None
 
     def frame(self) -> pandas.DataFrame:

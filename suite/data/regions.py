@@ -164,7 +164,7 @@ def open_source(path: Path, shape: tuple[int, int] = SHAPE, boxes: Unit | None =
 
 _ENDINGS = re.compile(r"(?:\.(?:jpe?g|png|np[yz]))+$", re.IGNORECASE)
 _BYTES = re.compile(r"""b(['"])(.*)\1""")
-_COCO = re.compile(r"(?:(?:.*/)?COCO_(?:train|val|test)20[0-9]{2}_)?0*([0-9]+)(?:\.0+)?")
+_COCO = re.compile(r"(?:(?:.*/)?COCO_(?:train|val|test)20[0-9]{2}_|.*/(?=[0-9]{12}$))?0*([0-9]+)(?:\.0+)?")
 
 
 def image_key(image_id: str) -> str:
@@ -189,9 +189,13 @@ class Obj36:
     shape: tuple[int, int] = SHAPE
     boxes: Unit | None = None
 
-    @cached_property
+    @property
     def unit(self) -> Unit:
-        return self.boxes or _measured(self)
+        return self.boxes or self._measured
+
+    @cached_property
+    def _measured(self) -> Unit:
+        return _measured(self)
 
     def ids(self) -> None:
         return None
@@ -275,10 +279,18 @@ class Hdf5:
     WIDTHS = ("image_w", "img_w", "width")
     HEIGHTS = ("image_h", "img_h", "height")
 
-    @cached_property
+    @property
     def unit(self) -> Unit:
-        named: Unit | None = None if self._array(self.SHARES) is None else "shares"
-        return (named or self.boxes) if self.boxes else _measured(self, named)
+        return (self._named or self.boxes) if self.boxes else self._measured
+
+    @cached_property
+    def _measured(self) -> Unit:
+        return _measured(self, self._named)
+
+    @cached_property
+    def _named(self) -> Unit | None:
+        """What the name of the array of boxes says that they are measured in."""
+        return None if self._array(self.SHARES) is None else "shares"
 
     def ids(self) -> Sequence[str]:
         return self._ids
@@ -295,7 +307,7 @@ class Hdf5:
         return self._ids[record.content]
 
     def decode(self, record: Record) -> Regions:
-        if self._array(self.SHARES) is None:
+        if self._named is None:
             return _regions(self, record)
         width, height, shares, features = self.raw(record)
         return Regions(width, height, _shares(record.place, shares, 1, 1), features)
@@ -432,9 +444,13 @@ class NpzFolder:
     HEIGHT = ("image_h", "img_h")
     COUNT = ("num_boxes", "num_bbox")
 
-    @cached_property
+    @property
     def unit(self) -> Unit:
-        return self.boxes or _measured(self)
+        return self.boxes or self._measured
+
+    @cached_property
+    def _measured(self) -> Unit:
+        return _measured(self)
 
     def ids(self) -> Sequence[str]:
         return [file.stem for file in self._files]
@@ -630,9 +646,10 @@ def _measured(source: Source, unit: Unit | None = None) -> Unit:
 
 def _within_a_pixel(images: Sequence[Raw]) -> bool:
     """Whether all boxes lie within the first pixel of images that have more: as shares do."""
-    boxes = [image.boxes for image in images if image.width != 1 or image.height != 1]
-    areas = any(((box[:, 2:] > box[:, :2]).all(axis=1)).any() for box in boxes)
-    return areas and all(box.min() >= -OUTSIDE and box.max() <= 1 + OUTSIDE for box in boxes)
+    boxes = [image.boxes for image in images if image.boxes.size and (image.width != 1 or image.height != 1)]
+    if not boxes or any(box.max() > 1 + OUTSIDE or box.min() < -OUTSIDE for box in boxes):
+        return False
+    return any((box[:, 2:] > box[:, :2]).all(axis=1).any() for box in boxes)
 
 
 def _size_fault(shares: Sequence[np.ndarray], sides: Sequence[tuple[int, int]]) -> str | None:

@@ -236,7 +236,7 @@ def _humans(files: Files, left_out: list[str]) -> pandas.DataFrame | None:
     left_out += [sentence for reading in readings for sentence in reading.skipped]
     frame = pandas.concat([reading.frame for reading in readings], ignore_index=True)
     said = zip(*(frame[name] for name in ("question_id", "humans", "answer_type", "question_type")), strict=True)
-    first: dict[int, tuple] = {}
+    first: dict[int, list] = {}
     for question, *given in said:
         if first.setdefault(question, given) != given:
             raise DataError(

@@ -129,6 +129,7 @@ def test_all_names_of_a_coco_image_are_one() -> None:
         assert image_key(name) == "42"
     for name in ("42.0", " 42\n", "b'42'", "b'COCO_val2014_000000000042.jpg'", "val2014/COCO_val2014_000000000042"):
         assert image_key(name) == "42"
+    assert image_key("val2017/000000000042.jpg") == "42"
     assert image_key("train/42") == "train/42"
     assert image_key("v1.5") == "v1.5"
     assert image_key("a.jpg") == image_key("a") == "a"
