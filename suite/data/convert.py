@@ -115,7 +115,7 @@ def convert(
     check_destination(folder)
     for source in sources:
         if source.unit == "shares":
-            tell(f"{source.path}: boxes are taken as shares of the image, since those of the first images are.")
+            tell(f"{source.path}: boxes are taken as shares of the image, from 0 to 1, not as pixels.")
     ids = _image_ids(sources) if wanted is None else list(wanted)
     work = _Work(sources, folder, ids, np.dtype(dtype), skip_bad, progress)
     if (folder / "conversion.json").is_file():

@@ -52,6 +52,7 @@ UNITS: tuple[Unit, ...] = get_args(Unit)
 LOOKED = 8  # first images of a source, by which its boxes are measured
 TELLING = 64  # boxes, of at least two images, that tell whether an image ends where its boxes do
 FAR = 0.8  # share of an image's side: the outermost of an image's boxes lie beyond it
+NEAR = 0.1  # share of where they end, within which the boxes of a reduced image begin
 TURNED = 0.25  # share of the boxes that end before they begin, where they are no corners
 
 
@@ -636,6 +637,8 @@ def _measured(source: Source, unit: Unit | None = None) -> Unit:
         unit = "shares" if _within_a_pixel(looked) else "pixels"
     sides = [(1, 1) if unit == "shares" else (raw.width, raw.height) for raw in looked]
     shares = [raw.boxes / np.array(side * 2, dtype=np.float64) for raw, side in zip(looked, sides, strict=True)]
+    if unit == "shares" and any(image.max() > 1 + OUTSIDE for image in shares):
+        return unit  # Theirs is a name alone: the first that is none is told as its image's fault.
     if fault := _size_fault(shares, sides) if shares else None:
         raise DataError(
             f"{source.path}: the boxes of its first {len(looked)} images {fault} If they are right as they are, "
@@ -660,6 +663,7 @@ def _size_fault(shares: Sequence[np.ndarray], sides: Sequence[tuple[int, int]]) 
         return "look like x, y, width and height; expected the corners x0, y0, x1, y1. Add x and y to the others."
     if len(shares) < 2 or len(boxes) < TELLING:
         return None
+    starts = np.array([image[:, :2].min(axis=0) for image in shares])
     ends = np.array([image[:, 2:].max(axis=0) for image in shares])
     swapped = np.array([end * side / side[::-1] for end, side in zip(ends, np.array(sides), strict=True)])
     oblong = np.array([width != height for width, height in sides])
@@ -669,7 +673,8 @@ def _size_fault(shares: Sequence[np.ndarray], sides: Sequence[tuple[int, int]]) 
     far = f"end at up to {ends[:, 0].max():.2g} of the width and {ends[:, 1].max():.2g} of the height of each."
     if beyond.all():
         return f"{far} Are they those of enlarged images? Give the sizes of the images that the boxes are of."
-    if ends.min(axis=1).max() < FAR:
+    # In the middle of all images they may be small; those of a reduced one begin at its corner.
+    if ends.min(axis=1).max() < FAR and (starts <= NEAR * ends).all():
         return f"{far} Are they those of reduced images? Give the sizes of the images that the boxes are of."
     return None
 

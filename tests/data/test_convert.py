@@ -320,7 +320,7 @@ def test_shares_become_what_their_pixels_are_and_it_is_said(tsv: Path, tmp_path:
     path.write_bytes(b"".join(as_shares))
     told: list[str] = []
     shares = convert([Obj36(path, SHAPE)], tmp_path / "shares", wanted=IDS, tell=told.append)
-    assert told == [f"{path}: boxes are taken as shares of the image, since those of the first images are."]
+    assert told == [f"{path}: boxes are taken as shares of the image, from 0 to 1, not as pixels."]
     assert shares.digest == pixels.digest
     assert contents(shares.folder)["boxes.npy"] == contents(pixels.folder)["boxes.npy"]
 

@@ -562,6 +562,23 @@ def test_a_picture_whose_boxes_are_small_does_not_decide(write: Writer, tmp_path
 
 
 @forms
+def test_boxes_may_be_small_in_the_middle_of_all_pictures(write: Writer, tmp_path: Path) -> None:
+    corners, sides = many()
+    middle = 0.4 + 0.2 * corners
+    images = decoded(made(write, tmp_path, (middle * np.tile(sides, 2)[:, None]).astype(np.float32), sides))
+    np.testing.assert_allclose([image.boxes for _, image in images], middle, atol=1e-6)
+
+
+def test_pixels_under_the_name_of_shares_are_told(tmp_path: Path) -> None:
+    corners, _ = many()
+    content = {"features": np.zeros((4, 36, 4), np.float32), "spatial_features": corners * 100, "ids": range(4)}
+    source = Hdf5(write_hdf5(tmp_path / "a.h5", content), (36, 4))
+    with pytest.raises(DataError, match="row 0: expected boxes x0 y0 x1 y1 as shares of the image, from 0 to 1"):
+        decoded(source)
+    assert source.unit == "shares"
+
+
+@forms
 def test_one_picture_alone_may_have_any_boxes(write: Writer, tmp_path: Path) -> None:
     corners, sides = many(1)
     ((_, image),) = decoded(made(write, tmp_path, corners * 200, sides))
