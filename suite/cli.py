@@ -427,6 +427,7 @@ def _files(arguments: argparse.Namespace) -> Files | None:
         "answers": arguments.answers,
         "tokenizer": arguments.tokenizer,
         "dtype": arguments.dtype,
+        "boxes": arguments.boxes,
         "skip_bad": arguments.skip_bad,
     }
     given = {name: value for name, value in given.items() if value}
@@ -815,6 +816,9 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("--answers", type=Path, metavar="FILE", help="the vocabulary of answers")
     files.add_argument("--tokenizer", metavar="FILE", help="vocab.txt, or a hub id (bert-base-uncased)")
     files.add_argument("--dtype", choices=("float16", "float32"), help="of the features (float16)")
+    files.add_argument(
+        "--boxes", choices=("pixels", "shares"), help="what boxes are measured in (their first images tell)"
+    )
     files.add_argument("--skip-bad", action="store_true", help="leave out and list what is wrong")
     data.set_defaults(command=_data)
 
