@@ -1,11 +1,16 @@
-"""A data set of five pictures, before it is written."""
+"""A data set of five pictures, before it is written; and one that was changed after it was."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
+
+from suite.data.intact import description_checksum, file_checksum
+from suite.data.store import FILES, SMALL
 
 IMAGES, REGIONS, FEATURES = 5, 3, 4
 LABELS = [[0], [2, 1], [], [1], [0, 1, 2], [2], [0]]
@@ -50,3 +55,23 @@ def content(**changes: Any) -> dict[str, Any]:
         "vocabulary": 20,
         "answers": ["yes", "no", "red"],
     } | changes
+
+
+def sealed(folder: Path, **changes: Any) -> None:
+    """dataset.json with `changes`, and sizes and checksums of the files as they are: one that a stranger made."""
+    information = json.loads((folder / "dataset.json").read_text()) | changes
+    information["bytes"] = {file: (folder / file).stat().st_size for file in FILES}
+    if "checksums" in information:
+        del information["checksums"]
+        checksums = {file: file_checksum(folder / file) for file in SMALL}
+        information["checksums"] = checksums | {"dataset.json": description_checksum(information)}
+    (folder / "dataset.json").write_text(json.dumps(information))
+
+
+def flipped(path: Path, place: int, bit: int = 0) -> None:
+    """One bit of a file is another."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 1 << bit]))

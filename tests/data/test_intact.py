@@ -17,9 +17,9 @@ import numpy as np
 import pandas
 import pyarrow.parquet
 import pytest
-from small_set import LABELS, content
+from small_set import LABELS, content, flipped, sealed
 
-from suite.data.intact import description_checksum, file_checksum, parse_json
+from suite.data.intact import parse_json
 from suite.data.store import ARRAYS, FILES, SMALL, DataError, already_prepared, open_dataset, write_dataset
 from suite.data.verify import verify_dataset
 
@@ -30,26 +30,6 @@ ROWS = np.arange(len(LABELS))
 def small(tmp_path: Path) -> Path:
     write_dataset(tmp_path / "small", **content())
     return tmp_path / "small"
-
-
-def sealed(folder: Path, **changes: Any) -> None:
-    """dataset.json with `changes`, and sizes and checksums of the files as they are: one that a stranger made."""
-    information = json.loads((folder / "dataset.json").read_text()) | changes
-    information["bytes"] = {file: (folder / file).stat().st_size for file in FILES}
-    if "checksums" in information:
-        del information["checksums"]
-        checksums = {file: file_checksum(folder / file) for file in SMALL}
-        information["checksums"] = checksums | {"dataset.json": description_checksum(information)}
-    (folder / "dataset.json").write_text(json.dumps(information))
-
-
-def flipped(path: Path, place: int, bit: int = 0) -> None:
-    """One bit of a file is another."""
-    with path.open("r+b") as file:
-        file.seek(place)
-        (byte,) = file.read(1)
-        file.seek(place)
-        file.write(bytes([byte ^ 1 << bit]))
 
 
 @pytest.mark.parametrize("file", SMALL)
