@@ -9,6 +9,7 @@ Shapes: I images, R regions of a picture, F features of a region, P pictures of 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -34,7 +35,8 @@ def reading(path: Path, advice: str) -> Iterator[None]:
     except (DataError, MemoryError):
         raise
     except OSError as error:
-        if error.errno is None:  # pyarrow's word for a file that does not parse.
+        # pyarrow's has no number where a file does not parse; EINVAL is of a place that no file has.
+        if error.errno in (None, errno.EINVAL):
             raise DataError(f"{path} is damaged ({_first_line(error)}). {advice}") from error
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     except Exception as error:  # Whatever a damaged file makes its parser raise.
