@@ -333,11 +333,8 @@ def write_dataset(
     if already_prepared(folder, digest):
         return
     _check_questions(questions, words, images=len(images), answers=answers, vocabulary=vocabulary)
-    for reference in dict.fromkeys(filter(None, images.get("picture", ()))):
-        try:
-            _picture_place(reference)
-        except ValueError as error:
-            raise DataError(f"images: {error}.") from None
+    if "picture" in images:
+        _check_pictures(images["picture"])
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
     draft.mkdir()
@@ -474,7 +471,7 @@ DESCRIBED = {
 def _check_description(information: dict[str, Any]) -> None:
     """Raises ValueError where something that dataset.json must say is not there, or is not of its kind."""
     for name, kind in DESCRIBED.items():
-        value = information.get(name)
+        value: Any = information.get(name)
         if type(value) is not kind or (kind is int and name != "preparation" and value < 1):
             raise ValueError(f"expected {name} as {kind.__name__}, got {str(value)[:80]!r}")
     if not all(type(information["bytes"].get(file)) is int for file in FILES):
@@ -586,6 +583,15 @@ def _check_asked(
             raise ValueError(f"expected rows of {count} {what}, got {found.min()} to {found.max()}")
     if not np.isfinite(scores.flatten().to_numpy()).all():
         raise ValueError("expected finite scores")
+
+
+def _check_pictures(references: pandas.Series) -> None:
+    for reference in references.unique():
+        try:
+            if reference:
+                _picture_place(reference)
+        except ValueError as error:
+            raise DataError(f"images: {error}.") from None
 
 
 def _picture_place(reference: str) -> tuple[str, PurePosixPath]:

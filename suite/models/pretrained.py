@@ -566,9 +566,13 @@ def _in_hub(source: str) -> tuple[Path, Path]:
         config = get("config.json")
         try:
             return config, get("model.safetensors")
-        except OSError:
+        except OSError as error:
+            if error.errno is not None:  # The system's own: the hub's have no number.
+                raise
             return config, get("pytorch_model.bin")
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(
             f"There is no file or folder {source} here, and the hub gave no such model ({_first_line(error)}). "
             "Give the path of a checkpoint; or download config.json and model.safetensors where there is a network "
