@@ -167,7 +167,7 @@ def _check_same_rows(dataset: DataSet, start: DataSet) -> None:
     if dataset.answers != start.answers or dataset.information["tokenizer"] != start.information["tokenizer"]:
         raise UserError(
             f"A cell on {dataset.name} starts from one on {start.name}, which has other answers or word pieces, or "
-            "in another order: the rows of its weights mean something else. Prepare both with the same vocabularies."
+            "in another order: the rows of its weights mean something else. Prepare both with the same ones."
         )
 
 
