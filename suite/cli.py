@@ -407,7 +407,7 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.action == "verify":
         return _verify(folder)
     if files and folder.exists():
-        say(f"{folder} is there already and stays as it is: delete it to prepare it from these files.")
+        say(f"{folder} is there already and stays as it is: give --data OTHER to prepare it from these files.")
     elif files:
         say(str(files))
         left_out = registry.find("dataset", arguments.name)(folder, progress, files)

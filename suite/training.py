@@ -95,7 +95,7 @@ def train_and_test(
     if engine.is_first:
         marks = None if newest is None else checkpoints.marks(record.checkpoints, step)
         record.cut_back(-1 if newest is None else step, marks)
-        _record_segment(record, workplace, device, step, start)
+        _record_segment(record, workplace, device, dataset, step, start)
     engine.prepare(Objective(model, protocol, engine.workers), optimiser, protocol.clip)
 
     began = time.perf_counter() - seconds
@@ -170,15 +170,23 @@ def _evaluate_only(
     model.to(device)
     if engine.is_first:
         record.cut_back(-1)
-        _record_segment(record, workplace, device, 0, {"id": job.start})
+        _record_segment(record, workplace, device, dataset, 0, {"id": job.start})
     _evaluate(record, model, dataset, job.cell, 0, None, time.perf_counter() - began, pulse, engine)
     _test(record, model, dataset, job.cell, 0, time.perf_counter() - began, pulse, engine)
 
 
 def _record_segment(
-    record: CellFolder, workplace: Workplace, device: torch.device, step: int, start: dict[str, Any] | None
+    record: CellFolder,
+    workplace: Workplace,
+    device: torch.device,
+    dataset: DataSet,
+    step: int,
+    start: dict[str, Any] | None,
 ) -> None:
     segment = {"step": step, "node": workplace.node, "device": str(device), "start": start}
+    # Whoever starts from these weights elsewhere must know which row is which answer's, and which word's.
+    tokenizer = dataset.information["tokenizer"]
+    segment |= {"answers": pretrained.texts_digest(dataset.answers), "tokenizer": tokenizer}
     segment |= asdict(workplace.placement)
     record.append("segments", [segment | provenance.hardware()])
 
@@ -274,7 +282,10 @@ def load_pretrained(model: LxmertForQuestionAnswering, job: Job, dataset: DataSe
             f"{cell.pretrained} has other weights here ({here[:12]}) than where the study was started "
             f"({str(job.pretrained)[:12]}). Give all nodes the same file."
         )
-    loaded = pretrained.load(cell.pretrained, model, build_variant(cell), dataset.answers, cell.deeper)
+    tokenizer = (dataset.folder / "tokenizer.json").read_text(encoding="utf-8")
+    loaded = pretrained.load(
+        cell.pretrained, model, build_variant(cell), dataset.answers, cell.deeper, tokenizer=tokenizer
+    )
     print(loaded, flush=True)
     return asdict(loaded) | {"loaded": len(loaded.loaded)}
 
