@@ -22,6 +22,7 @@ from suite.errors import UserError, unknown
 from suite.lease import holder_of, sweep
 from suite.pulse import clock
 from suite.records import StudyFolder, depth_text, load_cells, read_lines
+from suite.room import cores
 from suite.terminal import let_go, say
 
 if TYPE_CHECKING:
@@ -784,9 +785,7 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     benches = bench.add_subparsers(required=True, metavar="BENCH")
     # Without --rounds: its default is each bench's own, and a parent's is all its children's.
     machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument(
-        "--threads", type=_slots, default=os.cpu_count() or 1, metavar="N", help="CPU threads (one per core)"
-    )
+    machine.add_argument("--threads", type=_slots, default=cores(), metavar="N", help="CPU threads (one per core)")
     machine.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     kept = argparse.ArgumentParser(add_help=False, parents=[machine])
     kept.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
@@ -852,7 +851,7 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     grid.add_argument(
         "--cells", type=_numbers, default=(20, 200), metavar="N,N", help="of next to no work (20,200)"
     )
-    grid.add_argument("--slots", type=_slots, default=os.cpu_count() or 1, metavar="N", help="cells at a time")
+    grid.add_argument("--slots", type=_slots, default=cores(), metavar="N", help="cells at a time")
     grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
     grid.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
     grid.add_argument("--rounds", type=_slots, default=1, metavar="N", help="samples of each number (1)")

@@ -44,6 +44,7 @@ import pandas
 from suite.data.regions import Position, Record, Source, check, image_key
 from suite.data.store import ARRAYS, DataError, image_checksum
 from suite.records import write_json
+from suite.room import cores
 
 FORM = 1
 PIECE = 8  # records of a task
@@ -109,7 +110,7 @@ def convert(
         elif lines[0] != work.request:
             raise _other(folder)
         number, position = work.replay(lines[1:])
-        work.run(journal, number, position, workers or os.cpu_count() or 1)
+        work.run(journal, number, position, workers or cores())
         return work.finish()
 
 
