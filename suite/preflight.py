@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suite import estimate, provenance, registry
+from suite import estimate, provenance, registry, tools
 from suite.data.store import open_dataset
 from suite.errors import UnfitNode, UserError
 from suite.lease import CHECK, Lease
@@ -269,10 +269,7 @@ def _listed() -> dict[str, str]:
 
 def _nvidia_smi(*arguments: str) -> list[str]:
     try:
-        done = subprocess.run(
-            ["nvidia-smi", *arguments], env=os.environ | {"LC_ALL": "C"}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, errors="replace", timeout=20,
-        )  # fmt: skip
+        done = tools.ask(["nvidia-smi", *arguments])
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
