@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import suite.look  # noqa: F401  What a notebook says of figures is not for a command.
 from suite import registry
-from suite.errors import UserError, unknown
+from suite.errors import UserError, clean, unknown
 from suite.lease import holder_of, sweep
 from suite.pulse import clock
 from suite.records import StudyFolder, depth_text, load_cells, read_lines
 from suite.room import cores
-from suite.terminal import let_go, say
+from suite.terminal import Terminal, let_go, open_closed, say
 
 if TYPE_CHECKING:
     from suite.bench.run import Bench
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 128 and its
     number for a signal (130 for Ctrl-C)."""
     words = sys.argv[1:] if argv is None else list(argv)
+    open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):  # Not every terminal knows every character of a report.
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -46,20 +48,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.words = words
         for plugin in getattr(arguments, "plugin", ()):
             registry.load_plugin(plugin)
-        return arguments.command(arguments)
+        code = arguments.command(arguments)
+        sys.stdout.flush()  # A disk that is full says so here.
+        return code
     except UserError as error:
-        print(f"ablate: {error}", file=sys.stderr)
+        say(f"ablate: {error}")
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
         return 0
     except OSError as error:
-        print(f"ablate: {error.strerror}: {error.filename or 'no file named'}.", file=sys.stderr)
+        _print_nowhere()
+        say(f"ablate: {error.strerror or error}: {error.filename or 'no file named'}.")
         return 2
     except KeyboardInterrupt as stopped:
         continues = " The same command continues where the cells were." if words[:1] == ["run"] else ""
-        print(f"ablate: stopped.{continues}", file=sys.stderr)
+        say(f"ablate: stopped.{continues}")
         return 128 + getattr(stopped, "number", signal.SIGINT)
+
+
+def _print_nowhere() -> None:
+    """Where what is printed cannot be written: else Python tries again at its end, and says so."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(text: str, end: str = "\n") -> None:
+    """For a person: names and messages of records and plug-ins are shown, and obeyed by no terminal."""
+    print(clean(text), end=end)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -166,7 +184,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             _print_table(shown_nodes(found.nodes), False)
         print(*found.summary(), sep="\n")
         for finding in found.findings:
-            print(f"`ablate run` would not start: {finding}")
+            _print(f"`ablate run` would not start: {finding}")
     return 1 if found.findings else 0
 
 
@@ -189,19 +207,27 @@ def _status(arguments: argparse.Namespace) -> int:
         _print_table(_states(folder), arguments.json)
         _say_failures(folder, load_cells(folder.path)["id"])
         return 0
-    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=Console(highlight=False, markup=False), auto_refresh=False) as live:
+    with Live(console=Terminal(sys.stdout, highlight=False, markup=False), auto_refresh=False) as live:
+        seen = None
         while True:
-            rows = _states(folder)
+            try:
+                rows, seen = _states(folder), time.monotonic()
+            except (OSError, UserError):  # A folder may go between two looks, and come back.
+                if seen is None or time.monotonic() - seen > GONE:
+                    raise
+                time.sleep(2)
+                continue
             live.update(Text(_watched(rows), no_wrap=True), refresh=True)
             if all(row["state"].startswith(("finished", "failed", "stopped")) for row in rows):
                 return 0
             time.sleep(2)
 
 
+GONE = 60.0
+"""Seconds that `status --watch` looks on where records cannot be read."""
 WATCHED = ("running", "interrupted", "failed", "missing", "stopped", "finished")
 """States of cells, those first that somebody may have to do something about."""
 
@@ -259,12 +285,15 @@ def _logs(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{arguments.cell} has not begun and has no log. Run it first: ablate run {arguments.study}."
         )
+    # A terminal obeys nothing of it; who reads it otherwise gets what is there.
+    show = _print if sys.stdout.isatty() else print
     with record.log.open(encoding="utf-8", errors="replace") as log:
-        print(log.read(), end="")
+        show(log.read(), end="")
         # A cell that was interrupted has nobody who writes to its log.
         while arguments.follow and record.state == "started" and holder_of(record.path):
             time.sleep(1)
-            print(log.read(), end="", flush=True)
+            show(log.read(), end="")
+            sys.stdout.flush()
     return 0
 
 
@@ -280,9 +309,9 @@ def _drain(arguments: argparse.Namespace) -> int:
         StudyFolder(places[0]).study()  # Raises where there is none: a slip would leave its cells running.
     left, staying = drain(places, arguments.all, 60 * arguments.wait)
     for cell in left:
-        print(f"left: {cell}")
+        _print(f"left: {cell}")
     for cell in staying:
-        print(f"still running: {cell}")
+        _print(f"still running: {cell}")
     where = "" if arguments.all else f" on {socket.gethostname()}"
     say(f"{len(left)} cells have written checkpoints and left{where}, {len(staying)} are still running.")
     return 1 if staying else 0
@@ -312,7 +341,7 @@ def _check_report(folder: StudyFolder) -> int:
     place = folder.path / "report"
     reports = [registry.find("report", name) for name in registry.names("report")]
     unlike = [text for report in reports if (text := report(folder.path, place, check=True))]
-    print("\n".join(unlike) or f"{place} is what the records give.")
+    _print("\n".join(unlike) or f"{place} is what the records give.")
     return 1 if unlike else 0
 
 
@@ -331,13 +360,13 @@ def _variants(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         for name in names:
             variant = registry.find("variant", name)
-            print(f"{name:<14} {variant()}  {(variant.__doc__ or '').strip().splitlines()[0]}")
+            _print(f"{name:<14} {variant()}  {(variant.__doc__ or '').strip().splitlines()[0]}")
         return 0
     from suite.contract import check
 
     for name in names:
         for line in check(registry.find("variant", name)()):
-            print(f"{name}: {line}")
+            _print(f"{name}: {line}")
     return 0
 
 
@@ -394,7 +423,7 @@ def _verify(folder: Path) -> int:
 
     damage = verify_dataset(folder, _counting("read", "images"))
     for sentence in damage:
-        print(sentence)
+        _print(sentence)
     print(f"{folder}: {'damaged' if damage else 'every file and every image is as it was written'}.")
     return 1 if damage else 0
 
@@ -431,7 +460,7 @@ def _score_add(arguments: argparse.Namespace) -> int:
     from suite.submit import add_server_score
 
     runs, cell, split = arguments.runs, arguments.cell, arguments.split
-    print(add_server_score(runs, cell, split, arguments.accuracy, arguments.study))
+    _print(add_server_score(runs, cell, split, arguments.accuracy, arguments.study))
     return 0
 
 
@@ -512,7 +541,7 @@ def _bench_cost(arguments: argparse.Namespace) -> int:
 
     folder = StudyFolder(arguments.runs / arguments.study)
     settings = Settings(arguments.rounds, arguments.threads, arguments.device)
-    print(measure_costs(folder, arguments.data, arguments.cells, settings, arguments.plugin), end="")
+    _print(measure_costs(folder, arguments.data, arguments.cells, settings, arguments.plugin), end="")
     return 0
 
 
@@ -553,9 +582,14 @@ def _table(rows: list[dict]) -> str:
     """Columns side by side; those that say nothing are left out."""
     kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     lines = [[name.replace("_", " ") for name in kept]]
-    lines += [["" if row[name] is None else str(row[name]) for name in kept] for row in rows]
+    # In one line each, and nothing that a terminal obeys.
+    lines += [["" if row[name] is None else _cell(row[name]) for name in kept] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    return clean(str(value)).replace("\n", " ").replace("\t", " ")
 
 
 def _counting(verb: str, things: str) -> Callable[[int, int], None]:
@@ -609,6 +643,14 @@ def _shared_folder(text: str) -> Path:
     return Path(text)
 
 
+def _address(text: str) -> str:
+    if not text:  # As of a shell's variable that is not set: not this machine.
+        raise argparse.ArgumentTypeError(
+            "expected host:port or auto, received nothing; without it this machine runs"
+        )
+    return text
+
+
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     if not names:  # As of a shell's variable that is not set: not all of them.
@@ -644,7 +686,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("--zero-stage", type=int, default=0, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO (0)")
 
-    grid.add_argument("--address", help="a Ray cluster's address, or auto")
+    grid.add_argument("--address", type=_address, help="a Ray cluster's address, or auto")
     grid.add_argument("--cpus", type=_slots, help="CPUs of this machine to use (all)")
     grid.add_argument("--gpus", type=_count, help="GPUs of this machine to use (all)")
 

@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray reads it
 import ray
 import torch
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite import preflight
@@ -239,10 +239,16 @@ def _ask(
                 continue
             try:
                 answers[node.id] = ray.get(asked[node.id])
-            except RayError as error:
+            except RayTaskError as error:
                 found.append(
                     f"{node.name} cannot be checked: {fault_of(error).message}. Install the driver's version of "
                     "the suite there, with the same requirements.lock."
+                )
+                continue
+            except RayError as error:
+                found.append(
+                    f"{node.name} was lost while it was asked: {fault_of(error).message}. See `ray status`, and "
+                    "give the command again: it asks the nodes that are there."
                 )
                 continue
             found += preflight.faults(expected, answers[node.id], node.name)
@@ -316,7 +322,13 @@ def _stopped_by_signals() -> Iterator[None]:
 
 @contextmanager
 def _signals(stop: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Has the signals call ``stop``, but for those that whoever started the command had it ignore (nohup)."""
+    """Has the signals call ``stop``, but for those that whoever started the command had it ignore (nohup).
+
+    Outside the main thread, as in a program that calls the command, they stay that program's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in heard}
     try:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 import ray
 from local_cluster import LocalCluster
 
-from suite import connect, ray_private
+from suite import connect, ray_private, schedule
 from suite.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -301,3 +302,18 @@ def test_a_cluster_lets_in_who_has_its_token(
             monkeypatch.undo()
             ray_private.read_token_again()
     assert f"auto: the Ray cluster at {cluster.address}." in capsys.readouterr().err
+
+
+def test_a_program_may_launch_from_any_thread() -> None:
+    told: list[str] = []
+
+    def launches() -> None:
+        with schedule._signals(lambda number, frame: told.append("signal"), signal.SIGTERM, signal.SIGHUP):
+            told.append("ran")
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=launches)
+    thread.start()
+    thread.join()
+    assert told == ["ran"]
+    assert signal.getsignal(signal.SIGTERM) is before
