@@ -112,8 +112,8 @@ def test_a_launch_on_one_machine_is_its_user_s_alone(
         tried = subprocess.run(
             [sys.executable, "-c", STRANGER, has["address"], str(token)], capture_output=True, text=True, timeout=60
         )
-        refused = [line.rpartition(": ")[::2] for line in tried.stdout.splitlines()]
-        assert dict(refused) == dict.fromkeys(dict(refused), "PermissionError") | {"join": "AuthenticationError"}
+        refused = {name: error for name, _, error in (line.rpartition(": ") for line in tried.stdout.splitlines())}
+        assert refused == dict.fromkeys(refused, "PermissionError") | {"join": "AuthenticationError"}
         assert len(refused) == 7, tried.stderr
     answer, _ = process.communicate("\n", timeout=60)
     assert json.loads(answer) == {
@@ -145,7 +145,7 @@ def test_what_a_killed_launch_leaves_is_swept_and_the_living_keep_theirs(
     )
     assert killed.stdout is not None
     assert living.stdout is not None
-    left, kept = (Path(process.stdout.readline().strip()) for process in (killed, living))
+    left, kept = Path(killed.stdout.readline().strip()), Path(living.stdout.readline().strip())
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert left.is_dir()
