@@ -65,4 +65,4 @@ def build(
     write_page(report, study_folder, output, drawn)
     options = {"measured": measured, "question": question, "all_heads": all_heads}
     write_provenance(study_folder, output, before, options)
-    return terminal(report, width, styled=sys.stdout.isatty())
+    return terminal(report, width, styled=bool(sys.stdout and sys.stdout.isatty()))

@@ -19,13 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import suite.look  # noqa: F401  What a notebook says of figures is not for a command.
 from suite import registry
-from suite.errors import UserError, unknown
+from suite.errors import UserError, clean, unknown
 from suite.lease import holder_of, sweep
 from suite.patience import waiting_for
 from suite.pulse import clock
 from suite.records import RecordError, StudyFolder, depth_text, load_cells
-from suite.terminal import let_go, say
+from suite.room import cores
+from suite.terminal import Terminal, let_go, open_closed, say
 
 if TYPE_CHECKING:
     from suite.bench.run import Bench
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 128 and its
     number for a signal (130 for Ctrl-C)."""
     words = sys.argv[1:] if argv is None else list(argv)
+    open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):  # Not every terminal knows every character of a report.
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -48,20 +51,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.words = words
         for plugin in getattr(arguments, "plugin", ()):
             registry.load_plugin(plugin)
-        return arguments.command(arguments)
+        code = arguments.command(arguments)
+        sys.stdout.flush()  # A disk that is full says so here.
+        return code
     except UserError as error:
-        print(f"ablate: {error}", file=sys.stderr)
+        say(f"ablate: {error}")
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
         return 0
     except OSError as error:
-        print(f"ablate: {error.strerror}: {error.filename or 'no file named'}.", file=sys.stderr)
+        _print_nowhere()
+        say(f"ablate: {error.strerror or error}: {error.filename or 'no file named'}.")
+        return 2
+    except MemoryError as error:
+        print(f"ablate: There is no memory left ({clean(str(error)) or 'the system has no more'}).", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         continues = " The same command continues where the cells were." if words[:1] == ["run"] else ""
-        print(f"ablate: stopped.{continues}", file=sys.stderr)
+        say(f"ablate: stopped.{continues}")
         return 128 + getattr(stopped, "number", signal.SIGINT)
+
+
+def _print_nowhere() -> None:
+    """Where what is printed cannot be written: else Python tries again at its end, and says so."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(text: str, end: str = "\n") -> None:
+    """For a person: names and messages of records and plug-ins are shown, and obeyed by no terminal."""
+    print(clean(text), end=end)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -195,7 +217,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             _print_table(shown_nodes(found.nodes), False)
         print(*found.summary(), sep="\n")
         for finding in found.findings:
-            print(f"`ablate run` would not start: {finding}")
+            _print(f"`ablate run` would not start: {finding}")
     return 1 if found.findings else 0
 
 
@@ -222,19 +244,27 @@ def _status(arguments: argparse.Namespace) -> int:
             if cell["state"] == "damaged":
                 say(f"damaged: {cell['id']}: {cell['failure']}")
         return 0
-    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=Console(highlight=False, markup=False), auto_refresh=False) as live:
+    with Live(console=Terminal(sys.stdout, highlight=False, markup=False), auto_refresh=False) as live:
+        seen = None
         while True:
-            rows = _states(folder)
+            try:
+                rows, seen = _states(folder), time.monotonic()
+            except (OSError, UserError):  # A folder may go between two looks, and come back.
+                if seen is None or time.monotonic() - seen > GONE:
+                    raise
+                time.sleep(2)
+                continue
             live.update(Text(_watched(rows), no_wrap=True), refresh=True)
             if all(row["state"].startswith(("finished", "failed", "stopped", "damaged")) for row in rows):
                 return 0
             time.sleep(2)
 
 
+GONE = 60.0
+"""Seconds that `status --watch` looks on where records cannot be read."""
 WATCHED = ("running", "interrupted", "damaged", "failed", "missing", "stopped", "finished")
 """States of cells, those first that somebody may have to do something about."""
 
@@ -295,6 +325,8 @@ def _logs(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{arguments.cell} has not begun and has no log. Run it first: ablate run {arguments.study}."
         )
+    # A terminal obeys nothing of it; who reads it otherwise gets what is there.
+    show = _print if sys.stdout.isatty() else print
     shown = 0
     while True:
         # A cell that was interrupted has nobody who writes to its log.
@@ -304,7 +336,8 @@ def _logs(arguments: argparse.Namespace) -> int:
             log.seek(shown)
             new = log.read()
         shown += len(new)
-        print(new.decode(errors="replace"), end="", flush=True)
+        show(new.decode(errors="replace"), end="")
+        sys.stdout.flush()
         if not runs:
             return 0
         time.sleep(1)
@@ -322,9 +355,9 @@ def _drain(arguments: argparse.Namespace) -> int:
         StudyFolder(places[0]).check_launched()  # A slip would leave its cells running.
     left, staying = drain(places, arguments.all, 60 * arguments.wait)
     for cell in left:
-        print(f"left: {cell}")
+        _print(f"left: {cell}")
     for cell in staying:
-        print(f"still running: {cell}")
+        _print(f"still running: {cell}")
     where = "" if arguments.all else f" on {socket.gethostname()}"
     say(f"{len(left)} cells have written checkpoints and left{where}, {len(staying)} are still running.")
     return 1 if staying else 0
@@ -354,7 +387,7 @@ def _check_report(folder: StudyFolder) -> int:
     place = folder.path / "report"
     reports = [registry.find("report", name) for name in registry.names("report")]
     unlike = [text for report in reports if (text := report(folder.path, place, check=True))]
-    print("\n".join(unlike) or f"{place} is what the records give.")
+    _print("\n".join(unlike) or f"{place} is what the records give.")
     return 1 if unlike else 0
 
 
@@ -389,13 +422,13 @@ def _variants(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         for name in names:
             variant = registry.find("variant", name)
-            print(f"{name:<14} {variant()}  {(variant.__doc__ or '').strip().splitlines()[0]}")
+            _print(f"{name:<14} {variant()}  {(variant.__doc__ or '').strip().splitlines()[0]}")
         return 0
     from suite.contract import check
 
     for name in names:
         for line in check(registry.find("variant", name)()):
-            print(f"{name}: {line}")
+            _print(f"{name}: {line}")
     return 0
 
 
@@ -453,7 +486,7 @@ def _verify(folder: Path) -> int:
 
     damage = verify_dataset(folder, _counting("read", "images"))
     for sentence in damage:
-        print(sentence)
+        _print(sentence)
     print(f"{folder}: {'damaged' if damage else 'every file and every image is as it was written'}.")
     return 1 if damage else 0
 
@@ -490,7 +523,7 @@ def _score_add(arguments: argparse.Namespace) -> int:
     from suite.submit import add_server_score
 
     runs, cell, split = arguments.runs, arguments.cell, arguments.split
-    print(add_server_score(runs, cell, split, arguments.accuracy, arguments.study))
+    _print(add_server_score(runs, cell, split, arguments.accuracy, arguments.study))
     return 0
 
 
@@ -571,7 +604,7 @@ def _bench_cost(arguments: argparse.Namespace) -> int:
 
     folder = StudyFolder(arguments.runs / arguments.study)
     settings = Settings(arguments.rounds, arguments.threads, arguments.device)
-    print(measure_costs(folder, arguments.data, arguments.cells, settings, arguments.plugin), end="")
+    _print(measure_costs(folder, arguments.data, arguments.cells, settings, arguments.plugin), end="")
     return 0
 
 
@@ -614,9 +647,14 @@ def _table(rows: list[dict]) -> str:
     """Columns side by side; those that say nothing are left out."""
     kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     lines = [[name.replace("_", " ") for name in kept]]
-    lines += [["" if row[name] is None else str(row[name]) for name in kept] for row in rows]
+    # In one line each, and nothing that a terminal obeys.
+    lines += [["" if row[name] is None else _cell(row[name]) for name in kept] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    return clean(str(value)).replace("\n", " ").replace("\t", " ")
 
 
 def _counting(verb: str, things: str) -> Callable[[int, int], None]:
@@ -670,6 +708,14 @@ def _shared_folder(text: str) -> Path:
     return Path(text)
 
 
+def _address(text: str) -> str:
+    if not text:  # As of a shell's variable that is not set: not this machine.
+        raise argparse.ArgumentTypeError(
+            "expected host:port or auto, received nothing; without it this machine runs"
+        )
+    return text
+
+
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     if not names:  # As of a shell's variable that is not set: not all of them.
@@ -705,7 +751,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("--zero-stage", type=int, default=0, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO (0)")
 
-    grid.add_argument("--address", help="a Ray cluster's address, or auto")
+    grid.add_argument("--address", type=_address, help="a Ray cluster's address, or auto")
     grid.add_argument("--cpus", type=_slots, help="CPUs of this machine to use (all)")
     grid.add_argument("--gpus", type=_count, help="GPUs of this machine to use (all)")
 
@@ -857,9 +903,7 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     benches = bench.add_subparsers(required=True, metavar="BENCH")
     # Without --rounds: its default is each bench's own, and a parent's is all its children's.
     machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument(
-        "--threads", type=_slots, default=os.cpu_count() or 1, metavar="N", help="CPU threads (one per core)"
-    )
+    machine.add_argument("--threads", type=_slots, default=cores(), metavar="N", help="CPU threads (one per core)")
     machine.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     kept = argparse.ArgumentParser(add_help=False, parents=[machine])
     kept.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
@@ -925,7 +969,7 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     grid.add_argument(
         "--cells", type=_numbers, default=(20, 200), metavar="N,N", help="of next to no work (20,200)"
     )
-    grid.add_argument("--slots", type=_slots, default=os.cpu_count() or 1, metavar="N", help="cells at a time")
+    grid.add_argument("--slots", type=_slots, default=cores(), metavar="N", help="cells at a time")
     grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
     grid.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
     grid.add_argument("--rounds", type=_slots, default=1, metavar="N", help="samples of each number (1)")

@@ -1,8 +1,10 @@
-"""The errors that are a user's to mend: a message without a traceback, and a non-zero exit."""
+"""The errors that are a user's to mend: a message without a traceback, and a non-zero exit; what may be shown."""
 
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -37,3 +39,15 @@ def few(values: Iterable[object], most: int = FEW) -> str:
     values = list(values)
     named = ", ".join(map(shown, values[:most])) or "nothing"
     return f"{named} and {len(values) - most} more" if len(values) > most else named
+
+
+def clean(text: str) -> str:
+    """``text`` without control and formatting characters, which a terminal would obey: escapes, bidirectional
+    overrides, half surrogates. Spaces and line ends stay."""
+    if text.isprintable():
+        return text
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return "".join(
+        character if character in "\n\t" or not unicodedata.category(character).startswith("C") else " "
+        for character in text
+    )

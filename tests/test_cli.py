@@ -292,6 +292,7 @@ def test_failing_variant_fails_alone(data: Path, tmp_path: Path) -> None:
         (["run", "--cpus", "0"], "expected a whole number of at least 1; received '0'"),
         (["run", "--gpus", "-1"], "expected a whole number; received '-1'"),
         (["run", "--gpus-per-cell", "1.5"], "gpus is a fraction up to 1 or a whole number"),
+        (["run", "--address", ""], "expected host:port or auto, received nothing"),
         (["run", "--address", "127.0.0.1:1"], "No Ray cluster answers at 127.0.0.1:1"),
         (["report", "demo"], "No study at runs/demo"),
         (["status", "demo"], "No study at runs/demo"),

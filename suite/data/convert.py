@@ -51,6 +51,7 @@ from suite.data.store import ARRAYS, DataError, image_checksum
 from suite.errors import few, shown
 from suite.lease import BEAT, SILENCE, Holder, Lease, LeaseLost, machine
 from suite.records import write_json
+from suite.room import cores
 from suite.terminal import say
 
 FORM = 1
@@ -130,7 +131,7 @@ def convert(
         elif lines[0] != work.request:
             raise _other(folder)
         number, position = work.replay(lines[1:])
-        work.run(journal, number, position, workers or os.cpu_count() or 1)
+        work.run(journal, number, position, workers or cores())
         return work.finish()
 
 
