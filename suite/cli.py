@@ -14,10 +14,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import suite.look  # noqa: F401  What a notebook says of figures is not for a command.
 from suite import registry
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"ablate: {error.strerror or error}: {error.filename or 'no file named'}.")
         return 2
     except MemoryError as error:
-        print(f"ablate: There is no memory left ({clean(str(error)) or 'the system has no more'}).", file=sys.stderr)
+        say(f"ablate: There is no memory left: {error}.")
         return 2
     except KeyboardInterrupt as stopped:
         continues = " The same command continues where the cells were." if words[:1] == ["run"] else ""
@@ -90,9 +90,9 @@ def _run(arguments: argparse.Namespace) -> int:
     folder, _, workplace, planned = _prepare(arguments)
     patiently = partial(waiting_for, folder.path, workplace.patience)
     patiently(planned.write)
-    chosen_ids = {job.id for job in planned.chosen}
-    again = _stale(folder, chosen_ids, arguments.rerun_stale), _damaged(folder, chosen_ids, arguments.rerun_damaged)
-    if any(again):
+    chosen, cells = {job.id for job in planned.chosen}, load_cells(folder.path).to_dict("records")
+    cells = [cell for cell in cells if cell["id"] in chosen]
+    if any([_stale(folder, cells, arguments.rerun_stale), _damaged(folder, cells, arguments.rerun_damaged)]):
         patiently(planned.look_again)
     chosen, missing = planned.chosen, planned.missing
     if missing:
@@ -135,13 +135,12 @@ def _launch(
             schedule.run_with_ray(missing, workplace, finished, _cluster(arguments), *searching)
 
 
-def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
+def _stale(folder: StudyFolder, cells: Sequence[Mapping[str, Any]], rerun: bool) -> bool:
     """Says which finished cells another engine made; with ``rerun`` sets them aside, to be trained again.
 
     True where it did.
     """
-    cells = load_cells(folder.path)
-    stale = [cell for cell in cells[cells["stale"].astype(bool)]["id"] if cell in chosen]
+    stale = [cell["id"] for cell in cells if cell["stale"]]
     for cell in stale if rerun else ():
         folder.cell(cell).set_aside()
     if stale:
@@ -150,16 +149,15 @@ def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
     return bool(stale) and rerun
 
 
-def _damaged(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
+def _damaged(folder: StudyFolder, cells: Sequence[Mapping[str, Any]], rerun: bool) -> bool:
     """Says which cells have records that are not what was written; with ``rerun`` sets them aside, to be trained
     again. True where it did."""
-    cells = load_cells(folder.path)
-    found = {cell["id"]: cell["failure"] for cell in cells.to_dict("records") if cell["state"] == "damaged"}
+    found = {cell["id"]: cell["failure"] for cell in cells if cell["state"] == "damaged"}
     if rerun:  # Also what only a look at every byte tells.
         from suite.verify import damages
 
-        found |= {one: told[0] for one in cells["id"] if one not in found and (told := damages(folder.cell(one)))}
-    found = {cell: why for cell, why in found.items() if cell in chosen}
+        others = [cell["id"] for cell in cells if cell["id"] not in found]
+        found |= {one: told[0] for one in others if (told := damages(folder.cell(one)))}
     for cell, why in found.items():
         say(f"{cell}: {why}")
         if rerun:
@@ -237,8 +235,8 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.watch and arguments.json:
         raise UserError("--watch shows a table that changes, --json prints the cells once. Give one of them.")
     if not arguments.watch:
-        _print_table(_states(folder), arguments.json)
         cells = load_cells(folder.path).to_dict("records")
+        _print_table(_states(folder, cells), arguments.json)
         _say_failures(folder, [cell["id"] for cell in cells])
         for cell in cells:
             if cell["state"] == "damaged":
@@ -251,7 +249,8 @@ def _status(arguments: argparse.Namespace) -> int:
         seen = None
         while True:
             try:
-                rows, seen = _states(folder), time.monotonic()
+                cells = load_cells(folder.path).to_dict("records")
+                rows, seen = _states(folder, cells), time.monotonic()
             except (OSError, UserError):  # A folder may go between two looks, and come back.
                 if seen is None or time.monotonic() - seen > GONE:
                     raise
@@ -277,10 +276,10 @@ def _watched(rows: list[dict]) -> str:
     return f"{len(rows)} cells: {', '.join(counts)}\n\n{_table([rows[place] for place in order])}"
 
 
-def _states(folder: StudyFolder) -> list[dict]:
+def _states(folder: StudyFolder, cells: Sequence[Mapping[str, Any]]) -> list[dict]:
     """One row per cell of the study; those that run now with where they are."""
     rows = []
-    for cell in load_cells(folder.path).to_dict("records"):
+    for cell in cells:
         record = folder.cell(cell["id"])
         state, step, live, holder = cell["state"], cell["steps"], None, None
         if state == "started":

@@ -88,7 +88,7 @@ def look(plain: dict[str, Any]) -> dict[str, Any]:
         "engine": provenance.engine_digest(),
         "packages": provenance.packages(),
         "folder": _tried(lambda: _leave_word(Path(expected.file), expected.word)),
-        "plugins": {path: _tried(lambda path=path: registry.load_plugin(path)) for path in expected.plugins},
+        "plugins": {path: _tried(lambda path=path: registry.load_kept_plugin(path)) for path in expected.plugins},
         "methods": {name: _tried(lambda name=name: registry.source_digest(name)) for name in expected.methods},
         "datasets": {
             name: _tried(lambda name=name: open_dataset(Path(expected.data) / name).digest)
