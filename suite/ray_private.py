@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import ray
@@ -38,10 +40,10 @@ def check_private() -> None:
     """Raises UserError unless the cluster of this process is on the loopback alone and asks for a token."""
     with _parts():
         from ray._private import worker
-        from ray._raylet import AuthenticationMode, get_authentication_mode
 
-        address, mode = worker.global_worker.node.node_ip_address, get_authentication_mode()
-        private = address == LOOPBACK and mode == AuthenticationMode.TOKEN
+        compiled, node = _compiled(), _any(worker.global_worker.node)
+        address, mode = node.node_ip_address, compiled.get_authentication_mode()
+        private = address == LOOPBACK and mode == compiled.AuthenticationMode.TOKEN
     if not private:
         raise unknown_version(f"its cluster listens at {address}, and its authentication is {mode}")
 
@@ -49,10 +51,8 @@ def check_private() -> None:
 def read_token_again() -> None:
     """Has Ray see what the environment says about its token now; it keeps what it has read once."""
     with _parts():
-        from ray._raylet import AuthenticationTokenLoader, Config
-
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        _compiled().Config.initialize("")
+        _compiled().AuthenticationTokenLoader.instance().reset_cache()
 
 
 def need_token(automatic: bool) -> None:
@@ -76,7 +76,7 @@ def found_address(ours: re.Pattern[str]) -> str | None:
         from ray._private import services, utils
 
         last = utils.read_ray_address(None)
-        services.find_gcs_addresses.cache_clear()
+        _any(services.find_gcs_addresses).cache_clear()
         running = set(services.find_gcs_addresses())
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
@@ -99,6 +99,16 @@ def unknown_version(why: str) -> UserError:
         f"Expected Ray {KNOWN}, whose own parts a launch relies on; received {ray.__version__}: {why}. Install "
         "requirements.lock, or give --no-ray."
     )
+
+
+def _compiled() -> Any:
+    """The module in C++, of which no types are known."""
+    return importlib.import_module("ray._raylet")
+
+
+def _any(part: Any) -> Any:
+    """Whose types Ray does not tell."""
+    return part
 
 
 @contextmanager
