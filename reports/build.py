@@ -7,6 +7,7 @@ import functools
 import sys
 from pathlib import Path
 
+from reports.cells import read_records
 from reports.checks import checks
 from reports.claims import claims
 from reports.figures import Options, draw_all, write_figures
@@ -21,9 +22,16 @@ from reports.formats.markdown import markdown
 from reports.formats.terminal import terminal
 from reports.page import write_page
 from reports.provenance import check as check_report
-from reports.provenance import stamps, write_provenance
-from reports.tables import build_report
-from suite.records import write_text
+from reports.provenance import write_provenance
+from reports.publish import drafted, publish
+from reports.report import Report
+from reports.tables import report_of
+from suite.errors import UserError
+from suite.lease import LeaseLost
+from suite.records import RecordError, write_text
+
+TRIES = 5
+"""Times that a report is built of records that change while they are read."""
 
 
 def build(
@@ -43,26 +51,50 @@ def build(
     drawn, ``all_heads`` draws every head's alpha. With ``check`` nothing is written: returns what tells the report
     that is there from what its options would give now, and nothing where it is the same.
 
-    Raises UserError for an id that is not in the records.
+    Any number of builds may go on at once, and launches beside them: the report that is there in the end is whole,
+    and of one study.json.
+
+    Raises UserError for an id that is not in the records, RecordError for records that are damaged.
     """
     if check:
         return check_report(functools.partial(build, study_folder, width=width), output)
-    report = build_report(study_folder, measured)
-    report = dataclasses.replace(report, claims=claims(report), findings=checks(report))
-    drawn = draw_all(report, Options(question, all_heads))
-    output.mkdir(parents=True, exist_ok=True)
-    before = stamps(output)
-    write_text(output / "tables.md", markdown(report))
-    write_text(output / "tables.tex", latex(report))
-    write_text(output / "tables.csv", comma_separated(report))
-    some = {"types": types_comma_separated, "claims": claims_comma_separated, "costs": costs_comma_separated}
-    for name, form in some.items():
-        if (text := form(report)) is None:
-            (output / f"{name}.csv").unlink(missing_ok=True)
-        else:
-            write_text(output / f"{name}.csv", text)
-    write_figures(drawn, output / "figures")
-    write_page(report, study_folder, output, drawn)
-    options = {"measured": measured, "question": question, "all_heads": all_heads}
-    write_provenance(study_folder, output, before, options)
-    return terminal(report, width, styled=bool(sys.stdout and sys.stdout.isatty()))
+    told = ""
+    for left in reversed(range(TRIES)):
+        try:
+            records = read_records(study_folder)
+            with drafted(output) as draft:
+                report = report_of(records, measured)
+                report = dataclasses.replace(report, claims=claims(report), findings=checks(report))
+                _write(report, draft, Options(question, all_heads))
+                options = {"measured": measured, "question": question, "all_heads": all_heads}
+                write_provenance(records, draft, options)
+                if left and not records.same():  # Another launch has written its study meanwhile.
+                    continue
+                publish(draft, output)
+            return terminal(report, width, styled=bool(sys.stdout and sys.stdout.isatty()))
+        except (RecordError, FileNotFoundError) as error:
+            # A launch may have set a cell aside, or begun it anew, while it was read. What is damaged stays so.
+            if not left or str(error) == told:
+                raise
+            told = str(error)
+        except LeaseLost:
+            continue
+    raise UserError(f"Another process has put its report to {output} while this one stood still. Build it again.")
+
+
+def _write(report: Report, folder: Path, options: Options) -> None:
+    """All files of a report but provenance.json, to a folder that no other process knows."""
+    drawn = draw_all(report, options)
+    texts = {
+        "tables.md": markdown(report),
+        "tables.tex": latex(report),
+        "tables.csv": comma_separated(report),
+        "types.csv": types_comma_separated(report),
+        "claims.csv": claims_comma_separated(report),
+        "costs.csv": costs_comma_separated(report),
+    }
+    for name, text in texts.items():
+        if text is not None:
+            write_text(folder / name, text)
+    write_figures(drawn, folder / "figures")
+    write_page(report, folder, drawn)

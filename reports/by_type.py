@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
@@ -13,7 +12,7 @@ import numpy
 import pyarrow
 
 from reports.predictions import damage_explained, read_predictions
-from suite.records import RecordError
+from suite.records import CellFolder, RecordError
 
 Kind = Literal["answer_type", "question_type"]
 KINDS: tuple[Kind, ...] = ("answer_type", "question_type")
@@ -53,13 +52,13 @@ class ByType:
         return next(found, None)
 
 
-def by_type(rows: Mapping[str, Iterable[Path]]) -> ByType | None:
-    """Of each row, by its key, the folders of the finished cells -> accuracies; None where no question has a type.
+def by_type(rows: Mapping[str, Iterable[CellFolder]]) -> ByType | None:
+    """Of each row, by its key, the records of the finished cells -> accuracies; None where no question has a type.
 
     The official accuracy counts where every cell has it for every question: rows of one table are to be compared.
     Raises RecordError for predictions that cannot be read.
     """
-    read = {key: {folder: means for folder in folders if (means := _read(folder))} for key, folders in rows.items()}
+    read = {key: {record: means for record in records if (means := _read(record))} for key, records in rows.items()}
     every = [mean for seeds in read.values() for means in seeds.values() for mean in means.values()]
     if not every:
         return None
@@ -77,13 +76,13 @@ class _Mean:
     """None where it is not known for all questions of the cell."""
 
 
-def _read(folder: Path) -> dict[tuple[Kind, str], _Mean]:
+def _read(record: CellFolder) -> dict[tuple[Kind, str], _Mean]:
     """The means of one cell by kind and type; none where it has no predictions, or no type in them."""
-    table, means = read_predictions(folder, ["score"], optional=[*KINDS, "official"]), {}
+    table, means = read_predictions(record, ["score"], optional=[*KINDS, "official"]), {}
     if table is None:
         return means
     kinds: list[Kind] = [kind for kind in KINDS if kind in table.column_names]
-    with damage_explained(folder):
+    with damage_explained(record):
         for kind in kinds:
             types = table.column(kind).cast(pyarrow.string()).fill_null("").combine_chunks().dictionary_encode()
             if any(types.dictionary.to_pylist()):
@@ -110,19 +109,21 @@ def _means(kind: Kind, types: pyarrow.DictionaryArray, columns: pyarrow.Table) -
     }
 
 
-def _accuracies(found: Mapping[Path, Mapping[tuple[Kind, str], _Mean]], official: bool) -> tuple[TypeAccuracy, ...]:
+def _accuracies(
+    found: Mapping[CellFolder, Mapping[tuple[Kind, str], _Mean]], official: bool
+) -> tuple[TypeAccuracy, ...]:
     """The means over a row's cells, which were all tested on the same questions.
 
     Raises RecordError where these have other types in one cell than in another.
     """
-    folders, seeds = list(found), list(found.values())
+    records, seeds = list(found), list(found.values())
     counts = [{key: mean.questions for key, mean in means.items()} for means in seeds]
-    for folder, count in zip(folders, counts, strict=True):
+    for record, count in zip(records, counts, strict=True):
         if count != counts[0]:
             raise RecordError(
-                f"{folder.name} and {folders[0].name} differ in their seeds alone: expected as many questions of "
-                f"each type, found others. Delete the one whose data have changed (in {folder.parent}) "
-                "and run again."
+                f"{record.id} and {records[0].id} differ in their seeds alone: expected as many questions of "
+                "each type, found others. Move the one whose data have changed out of "
+                f"{record.path.parent} and run again."
             )
     keys = sorted(seeds[0], key=lambda key: (KINDS.index(key[0]), _place(key[1])))
     return tuple(

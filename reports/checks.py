@@ -6,13 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from reports.cells import CellRecord
-from reports.predictions import read_predictions
+from reports.cells import LONGEST, CellRecord, is_per_head
+from reports.predictions import damage_explained, read_predictions
 from reports.report import Finding, Report
-from suite.records import CellFolder, RecordError, read_lines
+from reports.text import shortened
+from suite import forms
+from suite.files import parse_lines
+from suite.records import CellFolder, RecordError
 
 
 def checks(report: Report) -> tuple[Finding, ...]:
@@ -53,7 +55,7 @@ STILL = 1e-6
 def not_moved(cells: Iterable[CellRecord]) -> Iterator[Finding]:
     """Spans, alphas and the like that are at the end what they were at the beginning, in every head."""
     for cell in cells:
-        first, last = _ends(cell.folder / "sites.jsonl")
+        first, last = _ends(cell.record)
         for name in sorted(_per_head(first) & _per_head(last)):
             before, after = (
                 {(line["site"], head): number for line in end for head, number in enumerate(line.get(name) or ())}
@@ -69,43 +71,41 @@ def not_moved(cells: Iterable[CellRecord]) -> Iterator[Finding]:
                 )
 
 
-def _ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _ends(record: CellFolder) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of the first and of the last evaluation: those between, the most of the file, are not read.
 
     Empty where there are not two, or where nothing is learned.
     """
-    if not path.exists():
+    path = record.path / "sites.jsonl"
+    try:
+        *texts, _ = record.read(path.name).split(b"\n")
+    except FileNotFoundError:
         return [], []
-    *texts, _ = path.read_text(encoding="utf-8").split("\n")
 
-    def evaluation(texts: Iterable[tuple[int, str]]) -> list[dict[str, Any]]:
+    def evaluation(texts: Iterable[bytes]) -> list[dict[str, Any]]:
         lines: list[dict[str, Any]] = []
-        for number, text in texts:
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise RecordError(f"{path}:{number} is not JSON ({error}).") from None
+        for text in texts:
+            (line,) = parse_lines(path, text + b"\n")
+            forms.check(path, line, forms.LINES["sites"])
             if lines and line["step"] != lines[0]["step"]:
                 break
             lines.append(line)
         return lines
 
-    numbered = list(enumerate(texts, 1))
-    first = evaluation(numbered)
-    if not _per_head(first):
-        return [], []
-    last = evaluation(reversed(numbered))
+    try:
+        first = evaluation(texts)
+        if not _per_head(first):
+            return [], []
+        last = evaluation(reversed(texts))
+    except RecordError:
+        record.lines("sites")  # Which counts its lines.
+        raise
     return (first, last) if first[0]["step"] != last[0]["step"] else ([], [])
 
 
 def _per_head(lines: Iterable[Mapping[str, Any]]) -> set[str]:
     """The columns with a number per head that a method has of its own."""
-    return {
-        name
-        for line in lines
-        for name, value in line.items()
-        if name != "density" and isinstance(value, list) and all(isinstance(one, int | float) for one in value)
-    }
+    return {name for line in lines for name, value in line.items() if name != "density" and is_per_head(value)}
 
 
 def nothing_dropped(cells: Sequence[CellRecord], softmax: str) -> Iterator[Finding]:
@@ -144,35 +144,13 @@ def _size(cell: CellRecord) -> str:
     return json.dumps([cell.configuration[name] for name in ("dataset", "layers", "model")], sort_keys=True)
 
 
-FINITE = ("train_loss", "penalty", "loss", "accuracy")
-
-
 def not_finite(cells: Iterable[CellRecord]) -> Iterator[Finding]:
+    """Cells whose training ended early because a number was none; none was then recorded."""
     for cell in cells:
-        failure = CellFolder(cell.folder).failure() if cell.state == "failed" else None
-        if failure and failure["kind"] == "not finite":
-            yield Finding(
-                cell.id,
-                "not-finite",
-                f"Training ended early: expected finite numbers, found: {failure['message']}",
-            )
-        lines = read_lines(cell.folder / "metrics.jsonl")
-        wrong = [(line["step"], name, line[name]) for line in lines for name in FINITE if _is_wrong(line, name)]
-        if wrong:
-            step, name, value = wrong[0]
-            yield Finding(
-                cell.id,
-                "not-finite",
-                f"{name} is {value} at step {step:,}: expected a finite number at every evaluation, found "
-                f"{len(wrong)} that are not. Lower the learning rate and run it again.",
-            )
-
-
-def _is_wrong(line: Mapping[str, Any], name: str) -> bool:
-    # Before the first step nothing has a training loss yet.
-    if name not in line or (name == "train_loss" and line["step"] == 0):
-        return False
-    return line[name] is None or not math.isfinite(line[name])
+        failure = cell.record.failure() if cell.state == "failed" else None
+        if failure and failure.get("kind") == "not finite":
+            message = shortened(failure["message"], LONGEST)
+            yield Finding(cell.id, "not-finite", f"Training ended early: expected finite numbers, found: {message}")
 
 
 def equals_softmax(cells: Sequence[CellRecord], softmax: str) -> Iterator[Finding]:
@@ -206,10 +184,11 @@ def equals_softmax(cells: Sequence[CellRecord], softmax: str) -> Iterator[Findin
 
 def _digest(cell: CellRecord) -> str | None:
     """Of the answers and confidences in the order of the questions; None without predictions."""
-    table = read_predictions(cell.folder, ["answer", "top_confidences"])
+    table = read_predictions(cell.record, ["answer", "top_confidences"])
     if table is None:
         return None
-    answers, confidences = (table[name].combine_chunks() for name in ("answer", "top_confidences"))
-    digest = hashlib.sha256(json.dumps(answers.to_pylist()).encode())
-    digest.update(confidences.flatten().to_numpy(zero_copy_only=False).tobytes())
-    return digest.hexdigest()
+    with damage_explained(cell.record):
+        answers, confidences = (table[name].combine_chunks() for name in ("answer", "top_confidences"))
+        digest = hashlib.sha256(json.dumps(answers.to_pylist()).encode())
+        digest.update(confidences.flatten().to_numpy(zero_copy_only=False).tobytes())
+        return digest.hexdigest()

@@ -42,12 +42,11 @@ from reports.claim_sites import (
     sparse_heads_grow_denser,
     visual_alphas_stay_low,
 )
-from reports.predictions import read_predictions
+from reports.predictions import damage_explained, read_predictions
 from reports.published import INTERMEDIATE, WIDTH, is_published_size
 from reports.report import Row
 from reports.scores import ScoreReader, difference
 from reports.statistics import estimates
-from suite.records import read_lines
 
 MARGIN = 1.0
 """Points below softmax's last validation accuracy at which a cell counts as converged."""
@@ -114,12 +113,7 @@ def _compute_of(softmax: CellRecord, layerdrop: CellRecord, label: str) -> Seed:
 
 def _accuracies(cell: CellRecord) -> list[tuple[int, float]]:
     """Steps and validation accuracies, per cent, without evaluations that gave no number."""
-    lines = read_lines(cell.folder / "metrics.jsonl")
-    return [
-        (line["step"], line["accuracy"])
-        for line in lines
-        if line["accuracy"] is not None and math.isfinite(line["accuracy"])
-    ]
+    return [(line["step"], line["accuracy"]) for line in cell.metrics if line.get("accuracy") is not None]
 
 
 def _reached(accuracies: Sequence[tuple[int, float]], target: float) -> tuple[int, int | None]:
@@ -152,8 +146,11 @@ def entmax_most_confident(rows: Mapping[str, Row]) -> Judgement:
 
 def _confidence(cell: CellRecord) -> float | None:
     """Mean confidence in the answer given over the test questions, per cent; None without predictions."""
-    table = read_predictions(cell.folder, ["top_confidences"])
-    return None if table is None else 100 * fmean(confidences[0] for confidences in table.column(0).to_pylist())
+    table = read_predictions(cell.record, ["top_confidences"])
+    if table is None:
+        return None
+    with damage_explained(cell.record):
+        return 100 * fmean(confidences[0] for confidences in table.column(0).to_pylist())
 
 
 def more_accurate(better: str, worse: str, rows: Mapping[str, Row]) -> Judgement:
@@ -167,7 +164,7 @@ def more_accurate(better: str, worse: str, rows: Mapping[str, Row]) -> Judgement
     levels = [fmean(cell.accuracy for cell in side) for side in zip(*pairs, strict=True)]
     means = f"{levels[0]:.2f} % against {levels[1]:.2f} %"
     reader = ScoreReader()
-    sample = difference([(reader.read(one.folder), reader.read(other.folder)) for one, other in pairs])
+    sample = difference([(reader.read(one.record), reader.read(other.record)) for one, other in pairs])
     if sample is None:
         return Judgement("cannot tell", f"{means}, without predictions of two images that give an interval.", cells)
     found = estimates([sample])[0]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 
-from reports.cells import CellRecord
+from reports.cells import CellRecord, is_per_head, told_of
 from reports.claim_seeds import ENTMAX, FEWEST, SPAN, Judgement, Seed, finished, over_seeds, seed_name, unfinished
 from reports.report import Row
-from suite.records import read_lines
+from suite.files import damaged
 
 MOST, HALF = 0.8, 0.5
 """Of layers or heads: from the one on a claim holds in a seed, below the other it does not."""
@@ -32,22 +32,20 @@ def course(cell: CellRecord, column: str) -> Course:
     LXMERT's cross block serves both directions with the same parameters: its numbers are their means.
     """
     found: dict[tuple[str, str, int], dict[int, list[list[float]]]] = {}
-    for line in read_lines(cell.folder / "sites.jsonl"):
+    path = cell.folder / "sites.jsonl"
+    for number, line in enumerate(cell.record.lines("sites"), 1):
         if line.get(column) is None:
             continue
+        if not is_per_head(line[column]):
+            raise damaged(Path(f"{path}:{number}"), f"its {column} is expected to be a list of numbers")
         modalities = line["queries"] if line["queries"] == line["keys"] else "both"
         steps = found.setdefault((line["stack"], modalities, line["index"]), {})
         steps.setdefault(line["step"], []).append(line[column])
-    return {
-        site: [[fmean(heads) for heads in zip(*sides, strict=True)] for sides in steps.values()]
-        for site, steps in found.items()
-    }
-
-
-def _not_finite(cell: CellRecord, courses: Course) -> Seed | None:
-    """Where a head's number is none, nothing can be told of how it went."""
-    heads = (head for one in courses.values() for evaluation in one for head in evaluation)
-    return None if all(map(math.isfinite, heads)) else Seed(seed_name(cell), None, "not all are numbers", (cell,))
+    with told_of(path):  # Each side has as many heads.
+        return {
+            site: [[fmean(heads) for heads in zip(*sides, strict=True)] for sides in steps.values()]
+            for site, steps in found.items()
+        }
 
 
 def _layers(spans: Course) -> dict[tuple[str, str, int], list[float]]:
@@ -77,8 +75,6 @@ def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         stacks: dict[str, list[list[float]]] = {}
         spans_of = course(cell, "span")
-        if broken := _not_finite(cell, spans_of):
-            return broken
         layers = _layers(spans_of)
         for (stack, *_), spans in layers.items():
             if spans[0] > SPAN_LEAST:  # What is nothing cannot fall.
@@ -101,8 +97,6 @@ def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
 def middle_cross_spans_rise(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         spans_of = course(cell, "span")
-        if broken := _not_finite(cell, spans_of):
-            return broken
         every = _layers(spans_of)
         cross = {
             index: spans
@@ -156,8 +150,6 @@ def _too_few(cell: CellRecord) -> Seed:
 def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         alphas = course(cell, "alpha")
-        if broken := _not_finite(cell, alphas):
-            return broken
         sites = [one for (_, modalities, _), one in alphas.items() if modalities == "boxes"]
         if not sites or len(sites[0]) < FEWEST:
             return _too_few(cell)
@@ -180,8 +172,6 @@ def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
 def sparse_heads_grow_denser(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         alphas, densities = course(cell, "alpha"), course(cell, "density")
-        if broken := _not_finite(cell, alphas) or _not_finite(cell, densities):
-            return broken
         changes = [
             (last - first, dense_last - dense_first)
             for site, alpha in alphas.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from reports.cells import CellRecord
+from reports.cells import CellRecord, told_of
 from reports.claim_rules import STATEMENTS, Statement
 from reports.claim_seeds import Judgement
 from reports.report import Claim, Report
@@ -24,7 +24,8 @@ def claims(report: Report) -> tuple[Claim, ...]:
     cells = {cell.id: cell for row in rows.values() for cell in row.cells}
 
     def claim(one: Statement) -> Claim:
-        told = one.judge(rows)
+        with told_of(next(iter(cells.values())).folder.parent):
+            told = one.judge(rows)
         from_cells = [cells[cell] for cell in told.cells]
         told = _of_learned(told, from_cells, report.question_prior)
         stale = [cell.id for cell in from_cells if cell.stale]

@@ -86,13 +86,13 @@ class Costs:
 
         Raises RecordError where a ``cost.json`` is not what ``ablate bench cost`` writes.
         """
-        folders = {cell.id: cell.folder for cell in cells}
+        measured = {cell.id: cell for cell in cells}
         return tuple(
             replace(
                 cost,
                 relative=self._relative(cost),
                 target=self.target,
-                to_target=self._to_target(cost, folders[cost.cell]),
+                to_target=self._to_target(cost, measured[cost.cell]),
             )
             for cost in _first_measured(cells)
         )
@@ -103,30 +103,29 @@ class Costs:
             return None
         return cost.step_seconds / softmax.step_seconds if cost.batch_size == softmax.batch_size else None
 
-    def _to_target(self, cost: Cost, folder: Path) -> float | None:
+    def _to_target(self, cost: Cost, cell: CellRecord) -> float | None:
         if self.target is None or cost.step_seconds is None:
             return None
-        metrics = CellFolder(folder).metrics()
-        reached = metrics.loc[metrics["accuracy"] >= self.target.accuracy, "step"] if len(metrics) else []
-        return float(min(reached)) * cost.step_seconds if len(reached) else None
+        reached = [line["step"] for line in cell.metrics if line.get("accuracy", -1.0) >= self.target.accuracy]
+        return float(min(reached)) * cost.step_seconds if reached else None
 
 
 def _first_measured(cells: Sequence[CellRecord]) -> list[Cost]:
     costs: dict[str, Cost] = {}
     for cell in cells:
         if cell.result is not None:
-            for cost in read_costs(cell.folder):
+            for cost in read_costs(cell.record):
                 costs.setdefault(cost.device, cost)
     return list(costs.values())
 
 
-def read_costs(folder: Path) -> list[Cost]:
-    """The costs of the cell in ``folder``, one per device; none where it was not measured.
+def read_costs(record: CellFolder) -> list[Cost]:
+    """The costs of a cell, one per device; none where it was not measured.
 
     Raises RecordError where a field is missing, or is not what it should be.
     """
-    file = folder / "cost.json"
-    costs = [_cost(folder.name, _Fields(file, measurement)) for measurement in CellFolder(folder).costs()]
+    file = record.path / "cost.json"
+    costs = [_cost(record.id, _Fields(file, measurement)) for measurement in record.costs()]
     devices = [cost.device for cost in costs]
     if len(devices) > len(set(devices)):
         raise _wrong(file, "measurements", devices, "one for each device")
@@ -191,6 +190,6 @@ class _Fields:
 
 def _wrong(file: Path, name: str, received: object, expected: str) -> RecordError:
     return RecordError(
-        f"{file}: expected for {name} {expected}, received {received!r}. Delete that file, and measure again: "
-        "ablate bench cost."
+        f"{file}: expected for {name} {expected}, received {repr(received)[:80]}. Restore it from a copy, "
+        "or move it away and measure again: ablate bench cost."
     )

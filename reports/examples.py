@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from suite.records import CellFolder, RecordError
+from reports.cells import told_of
+from reports.text import shortened
+from suite.files import damaged
+from suite.records import OWN_NAME, CellFolder
+
+LONGEST = 2000
+"""Characters of a question, and of an answer, that a report has room for."""
+LARGEST = 1 << 29
+"""Bytes of attention weights that a report reads of one cell: LXMERT's examples have some ten million."""
 
 
 @dataclass(frozen=True)
@@ -36,40 +45,48 @@ class Example:
     top_confidences: tuple[float, ...]
 
 
-def read_examples(folder: Path) -> tuple[Example, ...]:
-    """Those of the cell at ``folder``; none where its record has none. RecordError names a file that is damaged."""
+def read_examples(record: CellFolder) -> tuple[Example, ...]:
+    """Those of a cell; none where its record has none. RecordError names a file that is damaged."""
     read = []
-    path = folder / "examples" / "questions.json"
-    for plain in CellFolder(folder).examples():
-        try:
-            picture = folder / "examples" / Path(plain["picture"]).name if plain["picture"] else None
+    path = record.path / "examples" / "questions.json"
+    for plain in record.examples():
+        name = plain["picture"]
+        # Another file than one of its own beside it would be published with the report.
+        if name and not OWN_NAME.fullmatch(name):
+            raise damaged(path, f"{name[:80]!r} is no picture beside it")
+        picture = path.with_name(name) if name else None
+        if picture is not None and not picture.is_file():
+            raise damaged(picture, f"{path.name} names it, and it is missing")
+        with told_of(path):
             read.append(
                 Example(
-                    **{
-                        **plain,
-                        "words": tuple(plain["words"]),
-                        "boxes": tuple(tuple(map(float, box)) for box in plain["boxes"]),
-                        "picture": picture,
-                        "top_answers": tuple(plain["top_answers"]),
-                        "top_confidences": tuple(plain["top_confidences"]),
-                    }
+                    question_id=plain["question_id"],
+                    image_id=plain["image_id"],
+                    split=plain["split"],
+                    text=shortened(plain["text"], LONGEST),
+                    words=tuple(plain["words"]),
+                    boxes=tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in plain["boxes"]),
+                    width=plain["width"],
+                    height=plain["height"],
+                    picture=picture,
+                    answers={
+                        shortened(answer, LONGEST): float(score) for answer, score in plain["answers"].items()
+                    },
+                    top_answers=tuple(shortened(answer, LONGEST) for answer in plain["top_answers"]),
+                    top_confidences=tuple(map(float, plain["top_confidences"])),
                 )
             )
-        except (TypeError, KeyError, ValueError) as error:
-            raise RecordError(
-                f"{path} is not a list of examples ({error!r}). Delete that cell's folder and run again."
-            ) from None
-        if picture is not None and not picture.is_file():
-            raise RecordError(
-                f"{picture}, which {path.name} names, is missing. Delete that cell's folder and run again."
-            )
+        if len(read[-1].top_answers) != len(read[-1].top_confidences):
+            raise damaged(path, "it has not as many confidences as answers")
     return tuple(read)
 
 
-def read_attention(folder: Path) -> Mapping[str, np.ndarray]:
-    """Site and direction -> weights (E, H, Q, K) of the examples of the cell at ``folder``, float16."""
-    try:
-        return CellFolder(folder).attention()
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        path = folder / "examples" / "attention.npz"
-        raise RecordError(f"{path} cannot be read ({error}). Delete that cell's folder and run again.") from None
+def read_attention(record: CellFolder) -> Mapping[str, np.ndarray]:
+    """Site and direction -> weights (E, H, Q, K) of the examples of a cell, float16."""
+    path = record.path / "examples" / "attention.npz"
+    with told_of(path):
+        with zipfile.ZipFile(io.BytesIO(record.read("examples/attention.npz"))) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size > LARGEST:
+            raise damaged(path, f"it unpacks to {size:,} bytes, where at most {LARGEST:,} are expected")
+        return record.attention()

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reports.cells import Group
+from reports.text import shortened
 from suite.records import depth_text
+
+LONGEST = 300
+"""Characters of a variant's name, and of an argument's value, that a label has room for."""
 
 
 def full_label(group: Group) -> str:
@@ -37,8 +41,9 @@ def short_label(group: Group, groups: Sequence[Group]) -> str:
 
 def _described(configuration: Mapping[str, Any], names: Iterable[str], layers: str) -> str:
     arguments = [f"{name} = {written(configuration['arguments'][name])}" for name in names]
-    return ", ".join([configuration["variant"], *arguments, layers])
+    return ", ".join([shortened(configuration["variant"], LONGEST), *arguments, layers])
 
 
 def written(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    return shortened(text, LONGEST)

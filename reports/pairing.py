@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from reports.cells import CellRecord, Group, Pair
+from reports.cells import ROUNDING, CellRecord, Group, Pair
 from reports.scores import ScoreReader, Scores, difference, level
 from reports.statistics import Estimate, Sample, estimates
-from suite.records import RecordError
-
-ROUNDING = 0.005
-"""Points by which a cell's accuracy may differ from the mean of its scores: sums in other orders and precisions."""
+from suite.files import damaged
 
 
 class Reader:
@@ -28,14 +25,23 @@ class Reader:
 
     def _scores(self, cell: CellRecord) -> Scores | None:
         if cell.id not in self._read:
-            scores = self._reader.read(cell.folder)
-            if scores is not None and abs(scores.accuracy - cell.accuracy) > ROUNDING:
-                raise RecordError(
-                    f"{cell.folder}: predictions.parquet has a mean score of {scores.accuracy:.4f} %, result.json "
-                    f"an accuracy of {cell.accuracy:.4f} %: expected one number. Delete that folder and run again."
-                )
+            scores = self._reader.read(cell.record)
+            if scores is not None:
+                _check_one(cell, "mean score", scores.accuracy, "accuracy", cell.accuracy)
+                if scores.official is not None and cell.official is not None:
+                    _check_one(cell, "mean official score", scores.official, "official accuracy", cell.official)
             self._read[cell.id] = scores
         return self._read[cell.id]
+
+
+def _check_one(cell: CellRecord, mean: str, of_scores: float, accuracy: str, of_result: float) -> None:
+    # Not a number is not near one either.
+    if not abs(of_scores - of_result) <= ROUNDING:
+        raise damaged(
+            cell.folder,
+            f"predictions.parquet has a {mean} of {of_scores:.4f} %, result.json an {accuracy} of "
+            f"{of_result:.4f} %: expected one number",
+        )
 
 
 def estimate(samples: Mapping[tuple[str, str], Sample | None]) -> dict[tuple[str, str], Estimate | None]:

@@ -9,39 +9,45 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from suite.records import RecordError
+from reports.cells import told_of
+from suite.files import damaged
+from suite.records import CellFolder
+
+NAME = "predictions.parquet"
 
 
-def predictions_file(folder: Path) -> Path:
-    """Of the cell at ``folder``."""
-    return folder / "predictions.parquet"
+def predictions_file(record: CellFolder) -> Path:
+    return record.path / NAME
 
 
-def read_predictions(folder: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pyarrow.Table | None:
-    """``columns`` of the cell at ``folder``, a row per question, and of the ``optional`` ones those that it has.
+def read_predictions(
+    record: CellFolder, columns: Sequence[str], optional: Sequence[str] = ()
+) -> pyarrow.Table | None:
+    """``columns`` of a cell's predictions, a row per question, and of the ``optional`` ones those that it has.
 
-    None where it has no predictions. Raises RecordError for a file that cannot be read or lacks one of ``columns``.
+    None where it has no predictions. Raises RecordError for a file that is not what was written, or that cannot be
+    read or lacks one of ``columns``.
     """
-    path = predictions_file(folder)
+    path = predictions_file(record)
+    record.verify(NAME)
     if not path.exists():
         return None
-    with damage_explained(folder), pyarrow.parquet.ParquetFile(path) as file:
+    with (
+        damage_explained(record),
+        pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
         known = file.schema_arrow.names
         if lacking := set(columns) - set(known):
-            raise RecordError(
-                f"{path} has no column {', '.join(sorted(lacking))}: expected {', '.join(columns)}. "
-                "Delete that cell's folder and run again."
-            )
+            lacks, wanted = ", ".join(sorted(lacking)), ", ".join(columns)
+            raise damaged(path, f"it has no column {lacks}: expected {wanted}")
         return file.read([*columns, *(name for name in optional if name in known)], use_threads=False)
 
 
 @contextlib.contextmanager
-def damage_explained(folder: Path) -> Iterator[None]:
-    """Raises RecordError where the predictions of the cell at ``folder`` turn out not to hold what they should."""
-    try:
+def damage_explained(record: CellFolder) -> Iterator[None]:
+    """Raises RecordError where the predictions of a cell turn out not to hold what they should.
+
+    Errors with the system's number, such as no permission or too many open files, pass as they are.
+    """
+    with told_of(predictions_file(record)):
         yield
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecordError(
-            f"{predictions_file(folder)} cannot be read ({reason}). Delete that cell's folder and run again."
-        ) from None

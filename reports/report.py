@@ -171,6 +171,10 @@ class Report:
     """All tables of one study."""
 
     name: str
+    question: str
+    """What the study asks."""
+    cells: tuple[CellRecord, ...]
+    """All of them, in rows or not."""
     dataset: str
     """The data set's title."""
     heading: str

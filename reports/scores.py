@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import numpy
@@ -13,7 +12,8 @@ import pyarrow
 
 from reports.predictions import damage_explained, predictions_file, read_predictions
 from reports.statistics import Numbers, Sample
-from suite.records import RecordError
+from suite.files import damaged
+from suite.records import CellFolder, RecordError
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +33,13 @@ class Questions:
 class Scores:
     """Of one finished cell."""
 
-    folder: Path
+    record: CellFolder
     questions: Questions
     sums: Numbers
     """(I,): the scores of each image's questions added up, each from 0 to 1."""
+    official: float | None
+    """Per cent: the mean of the evaluator's scores, NaN where not every question has one; None in records of older
+    engines."""
 
     @property
     def accuracy(self) -> float:
@@ -50,38 +53,39 @@ class ScoreReader:
     def __init__(self) -> None:
         self._known: list[Questions] = []
 
-    def read(self, folder: Path) -> Scores | None:
-        """The scores of the cell at ``folder``; None where it has no predictions.
+    def read(self, record: CellFolder) -> Scores | None:
+        """The scores of a finished cell; None where it has no predictions.
 
         Raises RecordError for predictions that cannot be read, lack a score or have a question twice.
         """
-        columns, path = ["question_id", "image_id", "score"], predictions_file(folder)
-        table = read_predictions(folder, columns)
+        columns = ["question_id", "image_id", "score"]
+        table = read_predictions(record, columns, optional=["official"])
         if table is None:
             return None
-        ids, images, score = (_array(table.column(name)) for name in columns)
-        with damage_explained(folder):
-            score = score.cast(pyarrow.float64())
-        scores: Numbers = score.to_numpy(zero_copy_only=False)
-        if not len(scores) or not numpy.isfinite(scores).all():
-            raise RecordError(
-                f"{path}: expected a score for every question, got {int(numpy.isfinite(scores).sum())} for "
-                f"{len(scores)}. Delete that cell's folder and run again."
-            )
-        questions, order = self._questions(path, ids, images)
-        places = questions.places if order is None else questions.places[order]
-        sums = numpy.bincount(places, scores, minlength=len(questions.per_image)).astype(numpy.float64)
-        return Scores(folder, questions, sums)
+        with damage_explained(record):
+            ids, images, score = (_array(table.column(name)) for name in columns)
+            scores = _numbers(score)
+            known = int(numpy.isfinite(scores).sum())
+            if not known or known < len(scores):
+                why = f"expected a score for every question, got {known} for {len(scores)}"
+                raise damaged(predictions_file(record), why)
+            official = None
+            if "official" in table.column_names:
+                official = 100 * float(_numbers(_array(table.column("official"))).mean())
+            questions, order = self._questions(record, ids, images)
+            places = questions.places if order is None else questions.places[order]
+            sums = numpy.bincount(places, scores, minlength=len(questions.per_image)).astype(numpy.float64)
+        return Scores(record, questions, sums, official)
 
     def _questions(
-        self, path: Path, ids: pyarrow.Array, images: pyarrow.Array
+        self, record: CellFolder, ids: pyarrow.Array, images: pyarrow.Array
     ) -> tuple[Questions, numpy.ndarray | None]:
         """Those already known that have these ids, and where each id stands there; None where in the same order."""
         for known in self._known:
             if ids.equals(known.ids) and images.equals(known.images):
                 return known, None
         if len(ids.unique()) != len(ids):
-            raise RecordError(f"{path} has a question twice. Delete that cell's folder and run again.")
+            raise damaged(predictions_file(record), "it has a question twice")
         for known in self._known:
             if len(ids) != len(known.ids) or ids.type != known.ids.type:
                 continue
@@ -95,6 +99,10 @@ class ScoreReader:
         return questions, None
 
 
+def _numbers(scores: pyarrow.Array) -> Numbers:
+    return scores.cast(pyarrow.float64()).to_numpy(zero_copy_only=False)
+
+
 def _array(column: pyarrow.ChunkedArray) -> pyarrow.Array:
     return cast(pyarrow.Array, pyarrow.concat_arrays(column.chunks)) if column.num_chunks != 1 else column.chunk(0)
 
@@ -105,8 +113,8 @@ def check_paired(cells: Sequence[Scores]) -> None:
         one = cells[0]
         if other.questions is one.questions:
             continue
-        names = f"{one.folder.name} and {other.folder.name}"
-        advice = f"delete the folder of the one whose data have changed (in {one.folder.parent}) and run again."
+        names = f"{one.record.id} and {other.record.id}"
+        advice = f"move the one whose data have changed out of {one.record.path.parent} and run again."
         here, there = (set(each.questions.ids.to_pylist()) for each in (one, other))
         if different := here ^ there:
             first = min(different, key=str)

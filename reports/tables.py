@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from reports.by_type import by_type
-from reports.cells import CellRecord, Group, read_cells
+from reports.cells import CellRecord, Group, Records, read_records
 from reports.costs import Costs
 from reports.labels import floor_label, full_label, short_label
 from reports.notes import answered, heading, remarks, searched, server_note
@@ -22,12 +22,16 @@ from reports.published import SERVER_SPLITS, Paper, Published, is_published_size
 from reports.report import Block, Comparison, Measured, Report, Row
 from reports.statistics import adjust
 from reports.verdicts import verdict
-from suite.records import StudyFolder
 
 
 def build_report(study_folder: Path | str, measured: bool = True) -> Report:
     """The tables of the study at ``study_folder``, whatever is finished of it; with seconds if ``measured``."""
-    paper, study, cells = load_paper(), StudyFolder(study_folder).study(), read_cells(study_folder)
+    return report_of(read_records(study_folder), measured)
+
+
+def report_of(records: Records, measured: bool = True) -> Report:
+    """As ``build_report``, of a study that was read already."""
+    paper, study, cells = load_paper(), records.study, records.cells
     groups = _group(cell for cell in cells if cell.role == "row")
     repeated = _match(paper, groups)
     further = [group for group in groups if group not in repeated.values()]
@@ -99,12 +103,14 @@ def build_report(study_folder: Path | str, measured: bool = True) -> Report:
         if chosen:
             blocks.append(Block(title, tuple(rows)))
     finished = {
-        one.key: [cell.folder for cell in one.cells if cell.result is not None]
+        one.key: [cell.record for cell in one.cells if cell.result is not None]
         for block in blocks
         for one in block.rows
     }
     return Report(
         name=study["name"],
+        question=study["question"],
+        cells=cells,
         dataset=study["dataset"]["title"],
         heading=heading(study, groups, paper),
         reference=_reference_sentence(paper, repeated, reference),

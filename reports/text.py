@@ -66,3 +66,9 @@ def clean(text: str) -> str:
         character if character in "\n\t" or not unicodedata.category(character).startswith("C") else " "
         for character in text
     )
+
+
+def shortened(text: str, most: int) -> str:
+    """The first ``most`` characters of a text that nobody bounds, and how many it goes on for."""
+    left = len(text) - most
+    return f"{text[:most]} … ({left:,} characters more)" if left > 0 else text

@@ -7,8 +7,8 @@ forms: a name that ends in ``?`` may be missing, and names that a form does not 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,6 +29,7 @@ class Named:
 
 
 NUMBERS = [Some(float)]
+MOST = sys.float_info.max
 
 CELL = {
     "variant": str,
@@ -85,6 +86,21 @@ LIVE = {"step": int, "steps": int, "questions_per_second": float}
 TOLD = {"step": int}
 COST = {"measurements": [{"device": str}]}
 
+EXAMPLE = {
+    "question_id": object,
+    "image_id": object,
+    "split": str,
+    "text": str,
+    "words": [str],
+    "boxes": [[float]],
+    "width": int,
+    "height": int,
+    "picture": str,
+    "answers": Named(float),
+    "top_answers": [str],
+    "top_confidences": [float],
+}
+
 LINES: Mapping[str, Form] = {
     "metrics": {
         "step": int,
@@ -97,11 +113,11 @@ LINES: Mapping[str, Form] = {
     },
     "sites": {
         "step": int,
-        "site?": str,
-        "stack?": str,
-        "queries?": str,
-        "keys?": str,
-        "index?": int,
+        "site": str,
+        "stack": str,
+        "queries": str,
+        "keys": str,
+        "index": int,
         "density?": NUMBERS,
     },
     "segments": {"step": int},
@@ -113,9 +129,48 @@ LINES: Mapping[str, Form] = {
 
 def check(path: Path | str, value: Any, form: Form) -> Any:
     """``value``, read from ``path`` (which may name a line too). Raises RecordError where it is not of the form."""
-    if told := _fault(value, form, ""):
+    if not _fits(form)(value) and (told := _fault(value, form, "")):
         raise damaged(Path(path), told)
     return value
+
+
+_known: dict[int, tuple[Form, Callable[[Any], bool]]] = {}
+
+
+def _fits(form: Form) -> Callable[[Any], bool]:
+    """Whether a value is of the form, made once for each: a record has tens of thousands of lines."""
+    if id(form) not in _known:
+        _known[id(form)] = form, _made(form)
+    return _known[id(form)][1]
+
+
+def _made(form: Form) -> Callable[[Any], bool]:
+    if isinstance(form, Some):
+        inner = _fits(form.form)
+        return lambda value: value is None or inner(value)
+    if isinstance(form, list):
+        each = _fits(form[0])
+        return lambda value: type(value) is list and all(map(each, value))
+    if isinstance(form, Named):
+        named = _fits(form.form)
+        return lambda value: type(value) is dict and all(map(named, value.values()))
+    if isinstance(form, Mapping):
+        fields = [(name.removesuffix("?"), name.endswith("?"), inside) for name, inside in form.items()]
+        missing = object()
+
+        def fits(value: Any) -> bool:
+            if type(value) is not dict:
+                return False
+            for name, optional, inside in fields:
+                one = value.get(name, missing)
+                if (not optional) if one is missing else not _fits(inside)(one):
+                    return False
+            return True
+
+        return fits
+    if form is float:
+        return lambda value: type(value) in (float, int) and abs(value) <= MOST
+    return lambda value: type(value) is form
 
 
 def _fault(value: Any, form: Form, place: str) -> str:
@@ -142,7 +197,8 @@ def _fault(value: Any, form: Form, place: str) -> str:
                 return told
         return ""
     right = isinstance(value, form) if form is not float else isinstance(value, int | float)
-    if not right or (isinstance(value, bool) and form is not bool) or (form is float and not math.isfinite(value)):
+    # Of what is not a number no comparison holds.
+    if not right or (isinstance(value, bool) and form is not bool) or (form is float and not abs(value) <= MOST):
         words = {str: "a text", int: "a whole number", float: "a finite number", bool: "true or false"}
         return _expected(place, words.get(form, "an object"), value)
     return ""

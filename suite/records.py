@@ -154,7 +154,7 @@ class CellFolder:
         if "examples/questions.json" not in self.digests() and not path.exists():
             return []
         self.verify("examples/questions.json")
-        return forms.check(path, read_json(path), [dict])
+        return forms.check(path, read_json(path), [forms.EXAMPLE])
 
     def attention(self) -> dict[str, np.ndarray]:
         """Site and direction, such as ``cross.4.words-boxes`` -> weights (E, H, Q, K) of the examples, float16."""
@@ -503,8 +503,10 @@ class StudyFolder:
         return CellFolder(self.path / cell_id)
 
 
-def load_cells(path: Path | str) -> pd.DataFrame:
+def load_cells(path: Path | str, study: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """One row per cell of the study at ``path``, in the study's order; missing and failed ones included.
+
+    ``study`` is its ``study.json``, for who has read it already.
 
     Columns: id, role (row, start, floor or trial), state, stale, variant, arguments (dict), layers (tuple), seed,
     dataset, steps (0 where a cell is evaluated only), batch_size, start (id or None), cell (the whole
@@ -513,7 +515,7 @@ def load_cells(path: Path | str) -> pd.DataFrame:
     yet is None. A record that does not read is ``damaged``, and the others are there.
     """
     folder = StudyFolder(path)
-    study = folder.study()
+    study = folder.study() if study is None else study
     stale: set[str] = set()
     rows = []
     for entry in study["cells"]:

@@ -47,13 +47,18 @@ def boxes_of(count: int, noise: random.Random) -> list[list[float]]:
     return [[x, y, x + noise.uniform(0.1, 0.3), y + noise.uniform(0.15, 0.4)] for x, y in corners]
 
 
+def heads_of(record: CellFolder) -> int:
+    cells = StudyFolder(record.path.parent).study()["cells"]
+    return next(entry["cell"]["model"]["heads"] for entry in cells if entry["id"] == record.id)
+
+
 def write_examples(record: CellFolder, number: int, boxes: int = BOXES) -> dict[str, np.ndarray]:
     """Examples of every question for the finished cell ``record``, the ``number``th; returns the weights.
 
     The third question has no picture. Of each query the last key has a weight of exactly 0, the first one a weight
     that is nearly 0.
     """
-    folder, heads = record.path / "examples", record.config()["cell"]["model"]["heads"]
+    folder, heads = record.path / "examples", heads_of(record)
     folder.mkdir()
     noise, questions = random.Random(7), []
     for place, text in enumerate(QUESTIONS):

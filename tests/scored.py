@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy
 import pandas
+from changed import change, change_accuracy
 
 from suite.records import CellFolder, StudyFolder, read_json, write_json
 
@@ -37,8 +38,8 @@ def write_scores(
     )
     record.path.mkdir(parents=True, exist_ok=True)
     record.write_predictions(table)
-    if (result := record.result()) is not None:
-        record.write_result(result | {"accuracy": result["accuracy"] | {"test": 100 * float(numpy.mean(scores))}})
+    if record.result() is not None:
+        change_accuracy(record.path / "result.json", test=100 * float(numpy.mean(scores)))
     return table
 
 
@@ -63,4 +64,6 @@ def add_seed(study_folder: Path, cell_id: str, seed: int) -> str:
     write_json(study_folder / "study.json", study)
     if (study_folder / cell_id).exists():
         shutil.copytree(study_folder / cell_id, study_folder / other)
+        config = study_folder / other / "config.json"
+        change(config, id=other)
     return other

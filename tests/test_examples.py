@@ -62,7 +62,7 @@ def test_examples_are_questions_of_the_test_split_with_what_was_predicted(
     finished: StudyFolder, dataset: DataSet
 ) -> None:
     record = finished.cell("cell")
-    kept = read_examples(record.path)
+    kept = read_examples(record)
     rows = chosen(dataset.rows("test"))
     asked, predicted = dataset.questions(rows=rows), record.predictions().set_index("question_id")
     assert [one.question_id for one in kept] == asked["question_id"].tolist()
@@ -85,7 +85,7 @@ def test_attention_is_that_of_the_trained_model(finished: StudyFolder, dataset: 
     names = ("words", "regions", "boxes", "word_mask")
     with torch.no_grad():
         recorded = model.outputs(**{name: torch.from_numpy(getattr(batch, name)) for name in names}).attention
-    kept = read_attention(record.path)
+    kept = read_attention(record)
     assert kept.keys() == recorded.keys()
     for name, weights in kept.items():
         queries = name.split(".")[2].split("-")[0]
@@ -100,11 +100,11 @@ def test_attention_is_that_of_the_trained_model(finished: StudyFolder, dataset: 
 def test_pictures_are_kept_but_beside_the_weights_of_a_blind_cell(tmp_path: Path) -> None:
     data = write_small_data(tmp_path / "data", "package:easy_vqa/data/test/images/3.png")
     seeing = run(StudyFolder(tmp_path / "seeing"), data)
-    pictures = [one.picture for one in read_examples(seeing.path)]
+    pictures = [one.picture for one in read_examples(seeing)]
     assert len(pictures) == EXAMPLES
     assert all(picture and picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     blind = run(StudyFolder(tmp_path / "blind"), data, dataclasses.replace(CELL, pictures="mean"))
-    assert {one.picture for one in read_examples(blind.path)} == {None}
+    assert {one.picture for one in read_examples(blind)} == {None}
 
 
 def test_a_damaged_tokenizer_is_named(dataset: DataSet, tmp_path: Path) -> None:
@@ -117,11 +117,11 @@ def test_damaged_examples_are_named(finished: StudyFolder, tmp_path: Path) -> No
     record = CellFolder(shutil.copytree(finished.cell("cell").path, tmp_path / "cell"))
     (record.path / "examples" / "attention.npz").write_bytes(b"PK\x03\x04")
     with pytest.raises(RecordError, match=r"attention\.npz cannot be read"):
-        read_attention(record.path)
+        read_attention(record)
     (record.path / "examples" / "questions.json").write_text('[{"text": "?"}]')
     with pytest.raises(RecordError, match=r"questions\.json is not a list of examples"):
-        read_examples(record.path)
+        read_examples(record)
 
 
 def test_a_record_without_examples_has_none(tmp_path: Path) -> None:
-    assert read_examples(tmp_path) == ()
+    assert read_examples(CellFolder(tmp_path)) == ()

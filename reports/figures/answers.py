@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reports.cells import told_of
 from reports.examples import Example
 from reports.figures.drawing import SMALL, Drawn, handle, named, wrapped
 from reports.figures.questions import Answered, Asked, ask
@@ -14,7 +16,6 @@ from reports.figures.rows import row_label
 from reports.report import Report
 from reports.text import plain
 from suite.look import COLOURS, COLUMN, DARK, STYLE, style
-from suite.records import RecordError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,13 +119,11 @@ def _pixels(example: Example) -> np.ndarray:
     from PIL import Image
 
     assert example.picture is not None
-    try:
+    # A picture of a size that no screen has is not unpacked: PIL warns of it.
+    with told_of(example.picture), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(example.picture) as image:
             small = image.convert("RGB")
-    except OSError as error:
-        raise RecordError(
-            f"{example.picture} is not a picture ({error}). Delete that cell's folder and run again."
-        ) from None
     small.thumbnail((SIDE, SIDE))
     return np.asarray(small)
 

@@ -53,7 +53,8 @@ class Drawn:
 
 def wrapped(text: str, width: int, lines: int = 4) -> str:
     """``text`` from data in lines of ``width`` characters; what is longer than ``lines`` ends in dots."""
-    text = textwrap.fill(plain(text), width, max_lines=lines, placeholder=" …")
+    # What has no room is left out before it is broken into lines, which takes long of a long text.
+    text = textwrap.fill(plain(text[: 4 * width * lines]), width, max_lines=lines, placeholder=" …")
     # matplotlib leaves labels that begin with an underscore out of legends.
     return f" {text}" if text.startswith("_") else text
 

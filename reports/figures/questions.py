@@ -6,15 +6,16 @@ import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow
 
-from reports.examples import Example, read_examples
+from reports.examples import LONGEST, Example, read_examples
 from reports.figures.rows import trained
-from reports.predictions import predictions_file, read_predictions
+from reports.predictions import damage_explained, predictions_file, read_predictions
 from reports.report import Report, Row
+from reports.text import shortened
 from suite.errors import UserError
+from suite.records import CellFolder
 
 KEYS = ("entmax-9-5-5", "span-9-5-5", "layerdrop-10-6-6")
 """The rows of the paper's figure 4, in its order."""
@@ -50,7 +51,7 @@ def ask(report: Report, question: str | None) -> Asked | None:
     None where no row has answers. Raises UserError where no row was asked ``question``.
     """
     rows = _rows(report)
-    cells = {row.key: _Answers(folder) for row in rows if (folder := _folder(row)) is not None}
+    cells = {row.key: _Answers(record) for row in rows if (record := _record(row)) is not None}
     if not cells:
         if question is None:
             return None
@@ -77,15 +78,15 @@ def _rows(report: Report) -> list[Row]:
         for row in sorted(same, key=lambda one: one.key != key)[:1]:
             found[row.key] = row
     for row in trained(report):
-        if sum(_folder(one) is not None for one in found.values()) < len(KEYS) and _folder(row) is not None:
+        if sum(_record(one) is not None for one in found.values()) < len(KEYS) and _record(row) is not None:
             found.setdefault(row.key, row)
     return list(found.values())
 
 
-def _folder(row: Row) -> Path | None:
+def _record(row: Row) -> CellFolder | None:
     """Of its first finished cell that has predictions."""
-    finished = (cell.folder for cell in row.cells if cell.result is not None)
-    return next((folder for folder in finished if predictions_file(folder).exists()), None)
+    finished = (cell.record for cell in row.cells if cell.result is not None)
+    return next((record for record in finished if predictions_file(record).exists()), None)
 
 
 def _default(cells: Sequence[_Answers]) -> str:
@@ -108,25 +109,28 @@ def _known(question: str, cells: Sequence[_Answers]) -> str:
 class _Answers:
     """What one cell answered; ids are texts."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, record: CellFolder) -> None:
+        self.record = record
 
     @functools.cached_property
     def examples(self) -> dict[str, Example]:
-        return {str(one.question_id): one for one in read_examples(self.folder)}
+        return {str(one.question_id): one for one in read_examples(self.record)}
 
     @functools.cached_property
     def best(self) -> dict[str, str]:
         """Question -> the answer that the cell is most confident of."""
-        columns = self._read(["question_id", "answer"]).to_pydict()
-        return dict(zip(map(str, columns["question_id"]), columns["answer"], strict=True))
+        with damage_explained(self.record):
+            columns = self._read(["question_id", "answer"]).to_pydict()
+            return dict(zip(map(str, columns["question_id"]), columns["answer"], strict=True))
 
     def answered(self, row: Row, question: str, truth: Mapping[str, float] | None) -> Answered:
-        seed = next(cell.configuration["seed"] for cell in row.cells if cell.folder == self.folder)
+        seed = next(cell.configuration["seed"] for cell in row.cells if cell.record is self.record)
         if question in self.best:
             place = list(self.best).index(question)
-            table = self._read(["score", "top_answers", "top_confidences"]).slice(place, 1).to_pylist()[0]
-            answers, confidences = table["top_answers"], table["top_confidences"]
+            with damage_explained(self.record):
+                table = self._read(["score", "top_answers", "top_confidences"]).slice(place, 1).to_pylist()[0]
+                top = list(zip(table["top_answers"], map(float, table["top_confidences"]), strict=True))
+            answers, confidences = [shortened(answer, LONGEST) for answer, _ in top], [sure for _, sure in top]
             scores = [table["score"], *[None] * (len(answers) - 1)]
         elif question in self.examples:
             one = self.examples[question]
@@ -138,6 +142,6 @@ class _Answers:
         return Answered(row, tuple(answers), tuple(confidences), tuple(scores), seed)
 
     def _read(self, columns: list[str]) -> pyarrow.Table:
-        table = read_predictions(self.folder, columns)
-        assert table is not None  # ``_folder`` gives none but those that have predictions.
+        table = read_predictions(self.record, columns)
+        assert table is not None  # ``_record`` gives none but those that have predictions.
         return table

@@ -9,7 +9,6 @@ import pandas as pd
 
 from reports.figures.drawing import Look, look, wrapped
 from reports.report import Report, Row
-from suite.records import CellFolder
 
 FURTHER = 12
 """Rows beside the paper's that a figure has room for."""
@@ -72,8 +71,7 @@ def drawn_interval(row: Row) -> tuple[float, float] | None:
 
 def metrics(row: Row) -> list[pd.DataFrame]:
     """The evaluations of each cell of a row that has any."""
-    tables = (CellFolder(cell.folder).metrics() for cell in row.cells)
-    return [table for table in tables if len(table)]
+    return [pd.DataFrame(cell.metrics) for cell in row.cells if cell.metrics]
 
 
 def mean(seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:

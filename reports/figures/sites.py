@@ -10,7 +10,6 @@ from typing import Any
 from reports.cells import CellRecord
 from reports.report import Row
 from reports.text import plain
-from suite.records import read_lines
 
 Heads = dict[int, list[float]]
 """Step -> one number per head."""
@@ -81,7 +80,7 @@ KNOWN = ("step", "site", "stack", "queries", "keys", "index", "density")
 
 def recorded(row: Row) -> Recorded | None:
     """What the cells of ``row`` recorded of their attention; None where none has been evaluated."""
-    every = ((cell, read_lines(cell.folder / "sites.jsonl")) for cell in row.cells)
+    every = ((cell, cell.record.lines("sites")) for cell in row.cells)
     read = list(itertools.islice(((cell, lines) for cell, lines in every if lines), SEEDS))
     if not read:
         return None

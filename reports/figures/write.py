@@ -16,20 +16,12 @@ if TYPE_CHECKING:
 
 Format = Literal["pdf", "svg", "png"]
 FORMATS: tuple[Format, ...] = ("pdf", "svg", "png")
-LIST = "built.txt"
-"""Names the files of the last build: the next one removes those that it does not write, and nothing else."""
 CAPTIONS = "captions.txt"
 
 
 def write_figures(drawn: Sequence[Drawn], folder: Path) -> None:
-    """All of ``drawn`` in every format, with captions.txt; those of an earlier build are replaced."""
+    """All of ``drawn`` in every format, with captions.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [f"{one.name}.{form}" for one in drawn for form in FORMATS] + [CAPTIONS]
-    for name in _listed(folder):
-        if name not in names:
-            (folder / name).unlink(missing_ok=True)
-    # Listed before they are written, so that a build that was cut short leaves nothing unlisted.
-    write_text(folder / LIST, "".join(f"{name}\n" for name in names))
     write_text(folder / CAPTIONS, "\n".join(f"{one.name}: {one.title}\n{one.caption}\n" for one in drawn))
     for one in drawn:
         for form in FORMATS:
@@ -47,9 +39,3 @@ def encode(figure: Figure, form: Format) -> bytes:
     with style():
         figure.savefig(file, format=form, dpi=300, metadata=empty[form])
     return file.getvalue()
-
-
-def _listed(folder: Path) -> list[str]:
-    path = folder / LIST
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [name for name in lines if Path(name).name == name]

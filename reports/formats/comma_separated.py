@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -261,11 +262,16 @@ def _line(values: Mapping[str, object], columns: Sequence[str]) -> list[str]:
     return [_cell(values.get(column)) for column in columns]
 
 
+FORMULA = ("=", "+", "-", "@", "\N{MINUS SIGN}", "\t", "\r")
+"""What a formula begins with."""
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
         return repr(value)
     text = plain(value)
-    # A spreadsheet would run such a text as a formula.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    # A spreadsheet would run such a text as a formula, also where the sign is a wide or a raised one.
+    first = unicodedata.normalize("NFKC", text[:1])
+    return f"'{text}" if first.startswith(FORMULA) else text

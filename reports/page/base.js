@@ -26,6 +26,8 @@ const page = (() => {
 
   // The data that the script `name` holds; a page on a disk may not fetch.
   function load(name) {
+    // Nothing that an address holds may lead out of the folder.
+    if (name.split("/").some((part) => ["", ".", ".."].includes(part))) return Promise.reject(new Error("There is no such data."));
     if (!loads.has(name)) {
       loads.set(
         name,

@@ -14,12 +14,13 @@
     } catch {
       // What is no encoding names no cell either.
     }
-    if (!id || id === "." || id === "..") {
-      main.replaceChildren(node("h1", {}, "No cell"), node("p", {}, "The address names none. ", node("a", { href: "index.html#cells" }, "All cells")));
-      return;
-    }
     let cell;
     try {
+      // Nothing is loaded by a name that an address alone has.
+      if (!(await page.load("ids")).includes(id)) {
+        main.replaceChildren(node("h1", {}, "No cell"), node("p", {}, id ? "The study has no cell of this name. " : "The address names none. ", node("a", { href: "index.html#cells" }, "All cells")));
+        return;
+      }
       cell = await page.load(`cells/${id}`);
     } catch (error) {
       main.replaceChildren(node("h1", {}, id), node("p", { class: "error", role: "alert" }, error.message), node("p", {}, node("a", { href: "index.html#cells" }, "All cells")));

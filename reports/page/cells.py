@@ -8,10 +8,9 @@ from pathlib import Path, PurePath
 from statistics import fmean
 from typing import Any
 
-from reports.cells import CellRecord
+from reports.cells import LONGEST, CellRecord
 from reports.page.data import number, thinned
-from reports.text import clean
-from suite.records import CellFolder, read_lines
+from reports.text import clean, shortened
 
 POINTS = 200
 """Evaluations of a cell's curves that its page has room for."""
@@ -20,12 +19,14 @@ SITE_POINTS = 60
 LOG_LINES = 100
 LOG_WIDTH = 400
 """Characters of one line of a log."""
+LONG_VALUE = 10_000
+"""Characters of a value that a cell's page has room for."""
 CURVES = ("accuracy", "loss", "train_loss", "penalty", "learning_rate")
 
 
 def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bool) -> dict[str, Any]:
     """The page of ``cell``, a cell of the row ``label``; times, machines and logs only if ``measured``."""
-    record = CellFolder(cell.folder)
+    record = cell.record
     config = record.config() if (cell.folder / "config.json").exists() else {}
     sections = _configuration(cell.configuration)
     if cell.result is not None:
@@ -42,8 +43,8 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
         sections.append(_facts("Hardware", _flat(config.get("hardware", {}))))
         for cost in record.costs():
             sections.append(_facts(f"Cost on {cost.get('device', 'a device')}", _flat(cost)))
-        sections.append(_table("Segments: where and how it ran", read_lines(cell.folder / "segments.jsonl")))
-        sections.append(_table("Workers that were lost", read_lines(cell.folder / "faults.jsonl")))
+        sections.append(_table("Segments: where and how it ran", record.lines("segments")))
+        sections.append(_table("Workers that were lost", record.lines("faults")))
     sections.append(_table("Result files for the test server", map(_submission, record.submissions())))
     sections.append(_table("What the test server answered", cell.server.values()))
     failure = record.failure() or {}
@@ -57,9 +58,9 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
         "row": label,
         "start": cell.start,
         # Where the log lies is a path of one machine: its end is on the page.
-        "failure": [[name, clean(str(failure[name]))] for name in told if failure.get(name)],
+        "failure": [[name, clean(shortened(str(failure[name]), LONGEST))] for name in told if failure.get(name)],
         "sections": [section for section in sections if section["rows"]],
-        "curves": curves(read_lines(cell.folder / "metrics.jsonl")),
+        "curves": curves(cell.metrics),
         "learned": list(learned),
         "log": lines,
         "log_whole": whole,
@@ -88,10 +89,10 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def sites(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def sites(cell: CellRecord) -> dict[str, list[dict[str, Any]]]:
     """Column of ``sites.jsonl`` -> per attention site the mean, least and greatest over heads, by step."""
     by_site: dict[str, list[dict[str, Any]]] = {}
-    for line in read_lines(folder / "sites.jsonl"):
+    for line in cell.record.lines("sites"):
         by_site.setdefault(line["site"], []).append(line)
     found: dict[str, list[dict[str, Any]]] = {}
     for site, lines in by_site.items():
@@ -127,19 +128,18 @@ def _heads(value: Any) -> list[float]:
 
 def log_end(path: Path) -> tuple[list[str], bool]:
     """The last lines of a log, long ones cut with a word on it, and whether they are the whole log."""
-    if not path.exists():
-        return [], True
     most = 4 * LOG_LINES * LOG_WIDTH
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return [], True
+    with file:
         size = file.seek(0, 2)
         file.seek(max(0, size - most))
         lines = file.read().decode(errors="replace").splitlines()
-    return [_cut(clean(line)) for line in lines[-LOG_LINES:]], size <= most and len(lines) <= LOG_LINES
-
-
-def _cut(line: str) -> str:
-    left = len(line) - LOG_WIDTH
-    return f"{line[:LOG_WIDTH]} … ({left:,} characters more)" if left > 0 else line
+    return [shortened(clean(line), LOG_WIDTH) for line in lines[-LOG_LINES:]], size <= most and len(
+        lines
+    ) <= LOG_LINES
 
 
 def _submission(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,15 +151,15 @@ def _facts(title: str, facts: Iterable[tuple[str, str]], folded: bool = False) -
         "title": title,
         "columns": None,
         "folded": folded,
-        "rows": [[clean(name), clean(value)] for name, value in facts],
+        "rows": [[clean(shortened(name, LONGEST)), clean(shortened(value, LONG_VALUE))] for name, value in facts],
     }
 
 
 def _table(title: str, lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     flat = [dict(_flat(line)) for line in lines]
     columns = list(dict.fromkeys(name for line in flat for name in line))
-    rows = [[clean(line.get(name, "")) for name in columns] for line in flat]
-    return {"title": title, "columns": [clean(name) for name in columns], "rows": rows}
+    rows = [[clean(shortened(line.get(name, ""), LONG_VALUE)) for name in columns] for line in flat]
+    return {"title": title, "columns": [clean(shortened(name, LONGEST)) for name in columns], "rows": rows}
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

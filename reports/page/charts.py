@@ -12,7 +12,6 @@ from reports.page.cells import POINTS
 from reports.page.data import number, thinned
 from reports.report import Report, Row
 from reports.text import plain
-from suite.records import read_lines
 
 SEEDS = 10
 """Seeds of one row that are drawn beside their mean."""
@@ -61,8 +60,7 @@ def row_curves(row: Row) -> dict[str, Any] | None:
 
     The mean is where every seed has been evaluated: over fewer it would jump.
     """
-    found = ((cell.id, read_lines(cell.folder / "metrics.jsonl")) for cell in row.cells)
-    seeds = {cell: {line["step"]: line for line in lines} for cell, lines in found if lines}
+    seeds = {cell.id: {line["step"]: line for line in cell.metrics} for cell in row.cells if cell.metrics}
     if not row.trained or not seeds:
         return None
     shared = sorted(set.intersection(*(set(lines) for lines in seeds.values())))

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from reports.cells import CellRecord
+from reports.cells import CellRecord, told_of
 from reports.examples import Example, read_attention, read_examples
 from reports.page.data import number
 from reports.report import Report, Row
 from reports.text import clean, plain
-from suite.records import RecordError
+from suite.files import damaged
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 """Pictures that a browser shows and that hold no script."""
@@ -57,11 +57,14 @@ class Examples:
         for place, (key, example) in enumerate(self.questions.items()):
             yield f"examples/{place}", self._question(key, example)
         for row, source in enumerate(self.sources):
-            attention = read_attention(source.cell.folder)
+            attention = read_attention(source.cell.record)
+            path = source.cell.folder / "examples" / "attention.npz"
             for place, key in enumerate(self.questions):
                 if key in source.examples:
                     at, example = source.examples[key]
-                    yield f"attention/{row}-{place}", weights(attention, at, example, source.cell.folder)
+                    with told_of(path):
+                        value = weights(attention, at, example, path)
+                    yield f"attention/{row}-{place}", value
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
         """Name and bytes of each picture, once."""
@@ -93,7 +96,7 @@ class Examples:
         }
 
 
-def weights(attention: Mapping[str, np.ndarray], at: int, example: Example, folder: Path) -> dict[str, Any]:
+def weights(attention: Mapping[str, np.ndarray], at: int, example: Example, path: Path) -> dict[str, Any]:
     """Every site's weights (heads, Q, K) of the example at place ``at``, without padding, as bytes in base64."""
     lengths = {"words": len(example.words), "boxes": len(example.boxes)}
     sites = []
@@ -101,10 +104,7 @@ def weights(attention: Mapping[str, np.ndarray], at: int, example: Example, fold
         queries, keys = site.rpartition(".")[2].split("-")
         one = np.asarray(array[at, :, : lengths[queries], : lengths[keys]], dtype=np.float32)
         if not np.isfinite(one).all():
-            raise RecordError(
-                f"The attention weights of {site} in {folder / 'examples'} are not finite. "
-                "Delete that cell's folder and run again."
-            )
+            raise damaged(path, f"its weights of {site[:80]} are not finite")
         scale = max(1.0, float(one.max(initial=0.0)))
         steps = quantised(one, scale)
         text = base64.b64encode(steps.tobytes()).decode("ascii")
@@ -126,7 +126,7 @@ def picture_name(path: Path) -> str | None:
 
 def _source(row: Row) -> Source | None:
     for cell in row.cells:
-        if cell.result is not None and (examples := read_examples(cell.folder)):
+        if cell.result is not None and (examples := read_examples(cell.record)):
             return Source(row, cell, {_key(one): (place, one) for place, one in enumerate(examples)})
     return None
 

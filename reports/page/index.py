@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from reports.cells import CellRecord
 from reports.layout import lay_out
 from reports.page import results
 from reports.page.example_data import Examples
@@ -27,14 +25,8 @@ POLICY = (
 )
 
 
-def index_html(
-    report: Report,
-    study: Mapping[str, Any],
-    cells: Sequence[CellRecord],
-    figures: Sequence[Markup],
-    examples: Examples,
-) -> str:
-    layout = lay_out(report)
+def index_html(report: Report, figures: Sequence[Markup], examples: Examples) -> str:
+    layout, cells = lay_out(report), report.cells
     states = Counter(cell.state for cell in cells)
     sections = {
         "results": ("Results", results.tables(report, layout)),
@@ -48,13 +40,13 @@ def index_html(
     shown = {name: section for name, section in sections.items() if section[1]}
     count = ", ".join(f"{number:,} {state}" for state, number in states.items())
     return _page(
-        title=f"{study['name']}: {study['question']}",
+        title=f"{report.name}: {report.question}",
         body=(
             element("a", "Skip to the results", href="#results", class_="skip"),
             element(
                 "header",
-                _bar(element("span", study["name"], class_="study")),
-                element("h1", plain(study["question"])),
+                _bar(element("span", report.name, class_="study")),
+                element("h1", plain(report.question)),
                 element("p", layout.heading, class_="lead"),
                 element("p", f"{len(cells):,} cells: {count}." if cells else "No cells.", class_="quiet"),
                 element(
@@ -71,13 +63,13 @@ def index_html(
     )
 
 
-def cell_html(study: Mapping[str, Any]) -> str:
+def cell_html(report: Report) -> str:
     """The page of any cell: ``cell.html#ID``."""
     return _page(
-        title=f"Cell of {study['name']}",
+        title=f"Cell of {report.name}",
         body=(
             element("a", "Skip to the cell", href="#cell", class_="skip"),
-            element("header", _bar(element("a", f"← {study['name']}", href="index.html#cells", class_="study"))),
+            element("header", _bar(element("a", f"← {report.name}", href="index.html#cells", class_="study"))),
             element(
                 "main",
                 element("noscript", element("p", "This page needs JavaScript.", class_="quiet")),

@@ -6,12 +6,13 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from changed import change, change_accuracy, change_lines
 
 from reports.checks import checks
 from reports.layout import lay_out
@@ -32,20 +33,11 @@ def only(folder: Path) -> Finding:
     return finding
 
 
-def change(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def change_lines(path: Path, changed: Callable[[dict], Mapping[str, object]]) -> None:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(changed(line)) + "\n" for line in lines))
-
-
 def predict(folder: Path, name: str, seed: int, accuracy: float | None = None, questions: int = 50) -> None:
     """Predictions of the cell that depend on ``seed`` alone, with the accuracy that its result has, or gets."""
     result = folder / name / "result.json"
     if accuracy is not None:
-        change(result, accuracy={"validation": accuracy, "test": accuracy})
+        change_accuracy(result, test=accuracy)
     CellFolder(folder / name).write_predictions(
         predictions(seed, questions, json.loads(result.read_text())["accuracy"]["test"])
     )
@@ -76,17 +68,17 @@ def test_real_records_have_no_finding_but_a_true_one() -> None:
 
 
 def test_below_the_prior_is_not_learned(study_folder: Path) -> None:
-    change(study_folder / "span-s0" / "result.json", accuracy={"validation": 60.0, "test": 66.9})
+    change_accuracy(study_folder / "span-s0" / "result.json", test=66.9)
     finding = only(study_folder)
     assert (finding.cell, finding.check) == ("span-s0", "not-learned")
     assert "67.00 %" in finding.message
     assert "66.90 %" in finding.message
-    change(study_folder / "span-s0" / "result.json", accuracy={"validation": 60.0, "test": 67.0})
+    change_accuracy(study_folder / "span-s0" / "result.json", test=67.0)
     assert found(study_folder) == []
 
 
 def test_without_a_prior_nothing_is_said_of_learning(study_folder: Path) -> None:
-    change(study_folder / "span-s0" / "result.json", accuracy={"validation": 1.0, "test": 1.0})
+    change_accuracy(study_folder / "span-s0" / "result.json", test=1.0)
     change(study_folder / "study.json", floors={"question_prior": None, "looked": None})
     assert found(study_folder) == []
 
@@ -122,7 +114,7 @@ def test_what_moved_in_the_end_alone_has_moved(study_folder: Path) -> None:
     sites.write_text("\n".join([*lines[:40], "not JSON", *lines[41:]]) + "\n")
     assert found(study_folder) == []
     sites.write_text("\n".join(["not JSON", *lines]) + "\n")
-    with pytest.raises(RecordError, match=r"sites\.jsonl:1 is not JSON"):
+    with pytest.raises(RecordError, match=r"sites\.jsonl:1 is damaged: not JSON"):
         found(study_folder)
 
 
@@ -162,16 +154,14 @@ def test_layerdrop_at_p_0_may_keep_all(study_folder: Path) -> None:
     assert found(study_folder) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("loss", None), ("accuracy", float("nan")), ("train_loss", float("inf"))]
-)
-def test_numbers_that_are_none(study_folder: Path, name: str, value: float | None) -> None:
+@pytest.mark.parametrize("value", ["null", "NaN", "-Infinity", "1e999", "true", '"1.0"'])
+def test_a_loss_that_is_no_number_is_named_with_its_line(study_folder: Path, value: str) -> None:
     metrics = study_folder / "span-s0" / "metrics.jsonl"
-    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
-    change_lines(metrics, lambda line: line | ({name: value} if line["step"] == last else {}))
-    finding = only(study_folder)
-    assert (finding.cell, finding.check) == ("span-s0", "not-finite")
-    assert f"{name} is {value} at step {last}" in finding.message
+    line = f'{{"step": 600, "loss": {value}, "accuracy": 91.75}}\n'
+    metrics.write_text(metrics.read_text() + line)
+    number = len(metrics.read_text().splitlines())
+    with pytest.raises(RecordError, match=rf"span-s0/metrics\.jsonl:{number} is damaged: "):
+        build_report(study_folder)
 
 
 def test_before_the_first_step_there_is_no_training_loss(study_folder: Path) -> None:
@@ -229,6 +219,7 @@ def test_a_thousand_cells_are_read_in_seconds(make_study: MakeStudy, tmp_path: P
         shutil.copytree(
             folder / "span-s0", folder / f"span-{number}", copy_function=lambda a, b: Path(b).hardlink_to(a)
         )
+        change(folder / f"span-{number}" / "config.json", id=f"span-{number}")
     (folder / "study.json").write_text(json.dumps(study))
     report = build_report(folder)
     began = time.process_time()

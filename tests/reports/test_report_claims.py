@@ -14,6 +14,7 @@ from statistics import fmean
 
 import pandas as pd
 import pytest
+from changed import change, change_accuracy, write_lines
 from scipy.stats import ttest_1samp
 
 from reports.claim_sites import falls, rises
@@ -27,7 +28,7 @@ from reports.report import Claim
 from reports.tables import build_report
 from reports.text import plain
 from suite.config import ModelSize, Protocol, to_plain
-from suite.records import CellFolder
+from suite.records import CellFolder, RecordError, write_json
 
 MakeStudy = Callable[..., Path]
 STEPS = (0, 100, 200, 300, 400, 500, 600)
@@ -53,9 +54,12 @@ def held(folder: Path, key: str) -> Claim:
 def finish(folder: Path, cell_id: str, accuracy: float = 90.0, macs: int = 1000) -> CellFolder:
     """Makes the cell a finished one, whatever the study's fixture left of it."""
     record = CellFolder(folder / cell_id)
-    entry = next(one for one in json.loads((folder / "study.json").read_text())["cells"] if one["id"] == cell_id)
-    record.write_config({"id": cell_id, "cell": entry["cell"], "code": {"engine": "engine-of-today"}})
-    record.write_result(
+    record.path.mkdir(exist_ok=True)
+    for name in ("metrics.jsonl", "sites.jsonl", "failure.json"):
+        (record.path / name).unlink(missing_ok=True)
+    write_json(record.path / "config.json", {"id": cell_id, "code": {"engine": "engine-of-today"}})
+    write_json(
+        record.path / "result.json",
         {
             "accuracy": {"validation": accuracy, "test": accuracy},
             "macs": macs,
@@ -64,13 +68,9 @@ def finish(folder: Path, cell_id: str, accuracy: float = 90.0, macs: int = 1000)
             "parameters": 1,
             "steps": 600,
             "seconds": 1.0,
-        }
+        },
     )
     return record
-
-
-def write_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def write_sites(
@@ -89,8 +89,11 @@ def write_sites(
 
 
 def write_accuracies(record: CellFolder, accuracies: Iterable[float]) -> None:
-    lines = ({"step": 100 * number, "loss": 1.0, "accuracy": one} for number, one in enumerate(accuracies))
+    """Evaluations with these accuracies, and the result that belongs to them."""
+    lines = [{"step": 100 * number, "loss": 1.0, "accuracy": one} for number, one in enumerate(accuracies)]
     write_lines(record.path / "metrics.jsonl", lines)
+    change(record.path / "result.json", steps=lines[-1]["step"])
+    change_accuracy(record.path / "result.json", validation=lines[-1]["accuracy"])
 
 
 def write_confidences(record: CellFolder, confidences: Sequence[float]) -> None:
@@ -266,10 +269,9 @@ def test_confidences(study_folder: Path, entmax: float, verdict: str) -> None:
 
 
 def write_scores(record: CellFolder, scores: Sequence[float]) -> None:
-    """One question per image; the result's accuracy is their mean."""
-    result = json.loads((record.path / "result.json").read_text())
+    """One question per image; the result's test accuracy is their mean."""
     accuracy = 100 * fmean(scores)
-    record.write_result(result | {"accuracy": {"validation": accuracy, "test": accuracy}})
+    change_accuracy(record.path / "result.json", test=accuracy)
     table = {"question_id": range(len(scores)), "image_id": range(len(scores)), "answer": "yes", "score": scores}
     record.write_predictions(pd.DataFrame(table).assign(top_confidences=[[0.5]] * len(scores)))
 
@@ -346,7 +348,7 @@ def test_seeds_that_disagree_do_not_tell(make_study: MakeStudy) -> None:
         assert "seed 1: " in claim.evidence
 
 
-def change(folder: Path, cell_id: str, settings: Mapping[str, object]) -> None:
+def override(folder: Path, cell_id: str, settings: Mapping[str, object]) -> None:
     """Overrides fields of a cell of the study."""
     study = json.loads((folder / "study.json").read_text())
     entry = next(one for one in study["cells"] if one["id"] == cell_id)
@@ -364,28 +366,20 @@ def test_what_never_moves_tells_nothing(study_folder: Path, wide: bool) -> None:
         assert (claim.verdict, "too short to tell" in claim.evidence) == ("cannot tell", True), key
 
 
-def test_what_is_not_a_number_tells_nothing(study_folder: Path) -> None:
-    def spoilt(site: tuple[str, str, str, int], share: float) -> list[float]:
-        return [math.nan if share == 1 and site[3] == 2 else 1.9 - 0.8 * share] * 2
-
-    write_sites(
-        finish(study_folder, "span-s0"), "span", lambda site, share: [99 * one for one in spoilt(site, share)]
-    )
-    write_sites(finish(study_folder, "entmax-s0"), "alpha", spoilt)
-    for key in ("single-spans-fall", "middle-cross-spans-rise", "visual-alphas-low", "sparse-heads-denser"):
-        claim = held(study_folder, key)
-        assert (claim.verdict, "not all are numbers" in claim.evidence) == ("cannot tell", True), key
+def test_what_is_not_a_number_is_named_with_its_line(study_folder: Path) -> None:
+    write_sites(finish(study_folder, "span-s0"), "span", lambda site, share: [math.nan] * 2)
+    with pytest.raises(RecordError, match=r"span-s0/sites\.jsonl:1 is damaged: .*NaN is no number"):
+        held(study_folder, "single-spans-fall")
 
 
-def test_evaluations_without_an_accuracy_are_left_out(study_folder: Path) -> None:
-    softmax, layerdrop = (finish(study_folder, name) for name in ("softmax-s0", "layerdrop-s0"))
-    write_accuracies(softmax, [50] * 10 + [90] * 50)
-    write_accuracies(layerdrop, [50] * 35 + [90] * 25)
-    before = held(study_folder, "layerdrop-compute")
-    for record, value in ((softmax, None), (layerdrop, math.nan)):
-        with (record.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": 6000, "loss": 1.0, "accuracy": value}) + "\n")
-    assert held(study_folder, "layerdrop-compute") == before
+def test_what_is_no_list_of_numbers_per_head_is_named_with_its_line(study_folder: Path) -> None:
+    record = finish(study_folder, "span-s0")
+    for wrong in ("much", [1, "2"], {"head": 1}):
+        write_sites(record, "span", lambda site, share, wrong=wrong: wrong)
+        with pytest.raises(
+            RecordError, match=r"span-s0/sites\.jsonl:1 is damaged: its span is expected to be a list"
+        ):
+            held(study_folder, "single-spans-fall")
 
 
 def twenty(record: CellFolder, score: float) -> CellFolder:
@@ -411,7 +405,9 @@ def test_cells_that_differ_in_more_are_not_compared(
     twenty(finish(study_folder, "entmax-s0"), 0.9)
     assert held(study_folder, "span-needs-dense").said == "holds (1 seed)"
     for cell in ("span_entmax-s0", "layerdrop-deep-s0"):
-        change(study_folder, cell, {name: to_plain(one) if name in FLAT else one for name, one in settings.items()})
+        override(
+            study_folder, cell, {name: to_plain(one) if name in FLAT else one for name, one in settings.items()}
+        )
     for key in ("span-needs-dense", "entmax-confident", "shallow-layerdrop-better"):
         claim = held(study_folder, key)
         assert (claim.verdict, said in claim.evidence) == ("cannot tell", True), key
@@ -422,19 +418,19 @@ def test_a_model_of_another_size_costs_nothing_comparable(make_study: MakeStudy)
     for name in ("softmax-s0", "layerdrop-deep-s0"):
         finish(folder, name)
     assert held(folder, "layerdrop-same-flops").verdict == "holds"
-    change(folder, "layerdrop-deep-s0", {"protocol": to_plain(Protocol(steps=7, batch_size=8))})
+    override(folder, "layerdrop-deep-s0", {"protocol": to_plain(Protocol(steps=7, batch_size=8))})
     assert held(folder, "layerdrop-same-flops").verdict == "holds"
-    change(folder, "layerdrop-deep-s0", {"model": to_plain(ModelSize(width=60, heads=4, intermediate=256))})
+    override(folder, "layerdrop-deep-s0", {"model": to_plain(ModelSize(width=60, heads=4, intermediate=256))})
     assert held(folder, "layerdrop-same-flops").verdict == "cannot tell"
 
 
 def test_longer_training_is_what_compute_is_about_and_another_optimiser_is_not(study_folder: Path) -> None:
     write_accuracies(finish(study_folder, "softmax-s0"), [50] * 10 + [90] * 50)
     write_accuracies(finish(study_folder, "layerdrop-s0"), [50] * 35 + [90] * 25)
-    change(study_folder, "layerdrop-s0", {"protocol": to_plain(Protocol(steps=6000, batch_size=32))})
+    override(study_folder, "layerdrop-s0", {"protocol": to_plain(Protocol(steps=6000, batch_size=32))})
     assert held(study_folder, "layerdrop-compute").said == "holds (1 seed)"
     other = to_plain(Protocol(steps=6000, batch_size=32, learning_rate=0.1))
-    change(study_folder, "layerdrop-s0", {"protocol": other})
+    override(study_folder, "layerdrop-s0", {"protocol": other})
     assert held(study_folder, "layerdrop-compute").verdict == "cannot tell"
 
 

@@ -311,11 +311,11 @@ def test_a_file_of_something_else_is_an_error_that_names_it(study_folder: Path, 
     file = study_folder / "softmax-s0" / "cost.json"
     file.write_text(text)
     with pytest.raises(RecordError, match=re.escape(str(file))):
-        read_costs(file.parent)
+        read_costs(CellFolder(file.parent))
 
 
 def test_two_measurements_of_one_device_are_an_error(study_folder: Path) -> None:
     file = study_folder / "softmax-s0" / "cost.json"
     file.write_text(json.dumps({"measurements": [measurement(0), measurement(1)]}))
     with pytest.raises(RecordError, match="one for each device"):
-        read_costs(file.parent)
+        read_costs(CellFolder(file.parent))

@@ -96,7 +96,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         "trials": [],
                         "steps": 1,
                         "scheduler": {"name": everywhere()},
-                        "winner": {"arguments": {text: text for text in HOSTILE}, "accuracy": 1.0},
+                        "winner": {"trial": "cell-0", "arguments": {text: text for text in HOSTILE}}
+                        | {"accuracy": 1.0, "cells": []},
                         "complete": True,
                     }
                 ],
@@ -106,7 +107,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, entry in enumerate(cells):
         record, text = CellFolder(folder / entry["id"]), HOSTILE[number % len(HOSTILE)]
         record.write_config({"id": entry["id"], "cell": entry["cell"], "code": {"engine": "one"}})
-        lines = ({"step": step, "loss": 1.0, "train_loss": 1.0, "accuracy": 50.0 + step} for step in (10, 20))
+        lines = ({"step": step, "loss": 1.0, "train_loss": 1.0, "accuracy": 50.0} for step in (10, 20))
         record.append("metrics", lines)
         record.append(
             "sites",

@@ -70,7 +70,7 @@ def write(study: Path, output: Path) -> Path:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 90.4 60"/>'
     )
     (output / "figures" / "training.pdf").write_bytes(b"%PDF-")
-    write_page(with_verdicts(build_report(study)), study, output, [DRAWN])
+    write_page(with_verdicts(build_report(study)), output, [DRAWN])
     return output
 
 
@@ -281,8 +281,8 @@ def test_a_failed_cell_says_why_and_one_that_is_not_there_too(opened: Open, brow
     assert "\u202e" not in page.locator("main").inner_text()
     lost = browser.new_page()
     lost.goto((report / "cell.html").as_uri() + "#..%2F..%2Fnone")
-    lost.get_by_role("alert").wait_for()
-    assert "is missing beside this page" in lost.get_by_role("alert").inner_text()
+    lost.get_by_role("heading", name="No cell").wait_for()
+    assert "has no cell of this name" in lost.locator("main").inner_text()
     lost.goto((report / "cell.html").as_uri())
     lost.get_by_role("heading", name="No cell").wait_for()
     lost.close()
@@ -436,7 +436,7 @@ def seconds_to_open(opened: Open, folder: Path) -> float:
 
 def test_a_thousand_cells_open_at_once(opened: Open, tmp_path: Path) -> None:
     study = page_records.write_large(tmp_path / "large")
-    write_page(build_report(study), study, tmp_path / "report", [])
+    write_page(build_report(study), tmp_path / "report", [])
     assert min(seconds_to_open(opened, tmp_path / "report") for _ in range(3)) < 2
     page = opened(folder=tmp_path / "report")
     cells = page.locator("#cells")
@@ -451,11 +451,48 @@ def test_a_thousand_cells_open_at_once(opened: Open, tmp_path: Path) -> None:
 
 
 def test_a_cell_of_any_name_has_its_page(opened: Open, tmp_path: Path) -> None:
-    study = page_records.write_large(tmp_path / "odd", count=2, name="é %41#?&'\"<i>")
-    write_page(build_report(study), study, tmp_path / "report", [])
+    study = page_records.write_large(tmp_path / "odd", count=2, name="__proto__.A+b_1e-05")
+    write_page(build_report(study), tmp_path / "report", [])
     page = opened(folder=tmp_path / "report")
     page.locator("#cells").get_by_role("link").last.click()
-    page.get_by_role("heading", name="é %41#?&'\"<i>-s1-0001").wait_for()
+    page.get_by_role("heading", name="__proto__.A+b_1e-05-s1-0001").wait_for()
+
+
+ELSEWHERE = (
+    "../../x",
+    "..%2F..%2Fx",
+    "../x",
+    "%2e%2e/x",
+    "..",
+    ".",
+    "x/../../x",
+    "/x",
+    "//x",
+    "..%5Cx",
+    "constructor",
+    "",
+)
+
+
+def test_no_address_loads_a_script_that_is_not_of_the_report(browser: Any, report: Path, tmp_path: Path) -> None:
+    place = tmp_path / "site" / "deep" / "report"
+    shutil.copytree(report, place)
+    for folder in (place.parents[1], place.parent, place, place / "page", place / "page" / "cells" / "x"):
+        folder.mkdir(exist_ok=True)
+        (folder / "x.js").write_text("window.harmed = 3")
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for name in ELSEWHERE:
+        page.goto("about:blank")
+        page.goto(f"{(place / 'cell.html').as_uri()}#{name}")
+        page.get_by_role("heading", name="No cell").wait_for()
+        assert page.evaluate("window.harmed") is None, name
+    assert not [url for url in asked if url.endswith("x.js")]
+    # No name that any script of the page asks for leads out of its folder.
+    told = page.evaluate("page.load('cells/../../x').then(() => 'loaded', (error) => error.message)")
+    assert told == "There is no such data."
+    page.close()
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -465,14 +502,12 @@ def written(folder: Path) -> dict[str, bytes]:
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(study: Path, report: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(study, tmp_path / "elsewhere" / "small")
     again = write(moved, tmp_path / "report")
-    (again / "page" / "cells" / "gone.js").write_text("of an earlier build")
-    write_page(with_verdicts(build_report(moved)), moved, again, [DRAWN])
     assert written(again) == written(report)
     assert not [name for name, content in written(again).items() if str(study.parent).encode() in content]
 
 
 def test_without_what_is_measured_no_page_tells_time_or_machine(study: Path, tmp_path: Path) -> None:
-    write_page(build_report(study, measured=False), study, tmp_path, [])
+    write_page(build_report(study, measured=False), tmp_path, [])
     for name, content in written(tmp_path).items():
         if name.startswith("page/cells"):
             assert not [word for word in (b"seconds", b"node-1", b"Segments", b"line 200") if word in content], name
@@ -496,7 +531,7 @@ def test_the_axis_of_accuracies_is_broken_where_it_is_empty(opened: Open, study:
     low, top = row_data(report, collections.defaultdict(list))["parts"]
     assert low[0] < 66.8 < 67.0 < low[1] < 68 < 99 < top[0] < 99.76 < 100 < top[1]
     (tmp_path / "figures").mkdir()
-    write_page(report, study, tmp_path, ())
+    write_page(report, tmp_path, ())
     accuracy = chart(opened(folder=tmp_path), "Test accuracy")
     accuracy.locator("path.break").wait_for()
     dots = accuracy.locator("circle.dot").evaluate_all("all => all.map(one => Number(one.getAttribute('cx')))")

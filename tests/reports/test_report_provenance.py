@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from changed import change, change_accuracy
 
-from reports.provenance import check, stamps, write_provenance
-from reports.tables import build_report
+from reports.cells import read_records
+from reports.provenance import check, write_provenance
+from reports.publish import drafted, publish
+from reports.tables import report_of
 from suite import cli
 from suite.errors import UserError
 from suite.records import CellFolder
@@ -26,17 +29,23 @@ def study(make_study: MakeStudy) -> Path:
     return make_study(names=["softmax-s0", "entmax-s0"])
 
 
-def build(study: Path, output: Path, measured: bool = True) -> None:
+def build(study: Path, place: Path, measured: bool = True) -> None:
     """A small report with all that provenance asks of one: files that depend on records and on the option."""
-    (output / "deeper").mkdir(parents=True, exist_ok=True)
-    before = stamps(output)
-    report = build_report(study, measured)
+    with drafted(place) as output:
+        write(study, output, measured)
+        publish(output, place)
+
+
+def write(study: Path, output: Path, measured: bool) -> None:
+    records = read_records(study)
+    report = report_of(records, measured)
+    (output / "deeper").mkdir()
     accuracies = [row.measured.accuracy for row in report.rows if row.measured]
     (output / "accuracies.txt").write_text(f"{accuracies}\n")
     (output / "deeper" / "heading.txt").write_text(report.heading)
     if measured:
         (output / "seconds.txt").write_text(f"{[row.measured and row.measured.seconds for row in report.rows]}")
-    write_provenance(study, output, before, {"measured": measured})
+    write_provenance(records, output, {"measured": measured})
 
 
 def told(study: Path) -> dict:
@@ -46,10 +55,6 @@ def told(study: Path) -> dict:
 def unlike(study: Path) -> list[str]:
     text = check(functools.partial(build, study), study / "report")
     return text.splitlines()
-
-
-def change(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_every_file_has_the_digest_of_sha256sum(study: Path) -> None:
@@ -97,7 +102,7 @@ def test_the_same_records_are_the_same_report(study: Path) -> None:
 
 def test_a_changed_record_is_named_with_what_it_changes(study: Path) -> None:
     build(study, study / "report")
-    change(study / "softmax-s0" / "result.json", accuracy={"validation": 1.0, "test": 1.0})
+    change_accuracy(study / "softmax-s0" / "result.json", test=1.0)
     answer = {"split": "test-dev", "accuracy": 70.0, "added": "2026-01-01", "submission": None}
     CellFolder(study / "softmax-s0").append("server", [answer])
     (study / "entmax-s0" / "failure.json").unlink()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from changed import change_accuracy
 from scored import IDS, IMAGES, QUESTIONS, draw, write_all, write_scores
 
 from reports.published import Published, load_paper
@@ -34,7 +35,7 @@ def test_sums_are_by_image_and_equal_questions_are_kept_once(tmp_path: Path) -> 
     one, other = (CellFolder(tmp_path / name) for name in ("one", "other"))
     table = write_scores(one, draw("one"))
     write_scores(other, draw("other"))
-    first, second = reader.read(one.path), reader.read(other.path)
+    first, second = reader.read(one), reader.read(other)
     assert first
     assert second
     assert first.questions is second.questions
@@ -50,7 +51,7 @@ def test_another_order_is_aligned(tmp_path: Path) -> None:
     shuffled = table.sample(frac=1, random_state=1)
     (tmp_path / "other").mkdir()
     shuffled.to_parquet(tmp_path / "other" / "predictions.parquet", index=False)
-    one, other = reader.read(tmp_path / "one"), reader.read(tmp_path / "other")
+    one, other = (reader.read(CellFolder(tmp_path / name)) for name in ("one", "other"))
     assert one
     assert other
     assert other.questions is one.questions
@@ -58,7 +59,7 @@ def test_another_order_is_aligned(tmp_path: Path) -> None:
 
 
 def test_cells_without_predictions_have_no_scores(tmp_path: Path) -> None:
-    assert ScoreReader().read(tmp_path) is None
+    assert ScoreReader().read(CellFolder(tmp_path)) is None
     assert level([None]) is None
     assert level([]) is None
     assert difference([]) is None
@@ -70,14 +71,14 @@ def test_cells_without_predictions_have_no_scores(tmp_path: Path) -> None:
         (lambda table: table.drop(columns="score"), "has no column score"),
         (lambda table: table.assign(score=numpy.nan), "expected a score for every question, got 0 for 120"),
         (lambda table: table.assign(question_id=1), "has a question twice"),
-        (lambda table: table.assign(score="good"), "cannot be read"),
+        (lambda table: table.assign(score="good"), "is damaged: ArrowInvalid"),
         (lambda table: table.iloc[:0], "expected a score for every question, got 0 for 0"),
     ],
 )
 def test_predictions_that_hold_no_scores_are_named(tmp_path: Path, change: Callable, message: str) -> None:
     change(write_scores(CellFolder(tmp_path), draw("one"))).to_parquet(tmp_path / "predictions.parquet")
-    with pytest.raises(RecordError, match=rf"predictions\.parquet:? .*{message}.*Delete that cell's folder"):
-        ScoreReader().read(tmp_path)
+    with pytest.raises(RecordError, match=rf"predictions\.parquet .*{message}.*Restore it from a copy"):
+        ScoreReader().read(CellFolder(tmp_path))
 
 
 def test_cells_of_other_questions_are_not_paired(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_cells_of_other_questions_are_not_paired(tmp_path: Path) -> None:
     write_scores(CellFolder(tmp_path / "one"), draw("one"))
     write_scores(CellFolder(tmp_path / "other"), draw("other"), ids=[5, *IDS[1:]])
     write_scores(CellFolder(tmp_path / "third"), draw("third"), images=["elsewhere"] * QUESTIONS)
-    one, other, third = (reader.read(tmp_path / name) for name in ("one", "other", "third"))
+    one, other, third = (reader.read(CellFolder(tmp_path / name)) for name in ("one", "other", "third"))
     with pytest.raises(
         RecordError, match=r"one and other .* 1 are in the first alone, 1 in the second, such as 1000.*run again"
     ):
@@ -98,7 +99,7 @@ def test_cells_of_other_questions_are_not_paired(tmp_path: Path) -> None:
 
 def test_one_image_gives_no_interval(tmp_path: Path) -> None:
     write_scores(CellFolder(tmp_path), draw("one"), images=["only"] * QUESTIONS)
-    assert level([ScoreReader().read(tmp_path)]) is None
+    assert level([ScoreReader().read(CellFolder(tmp_path))]) is None
 
 
 def test_rows_have_estimates_of_their_predictions(study_folder: Path) -> None:
@@ -163,9 +164,9 @@ def test_predictions_of_other_questions_stop_the_report(study_folder: Path) -> N
 def test_predictions_that_are_not_those_of_the_result_stop_the_report(study_folder: Path) -> None:
     write_all(study_folder)
     path = study_folder / "span-s0" / "result.json"
-    write_json(path, read_json(path) | {"accuracy": {"test": 91.25}})
+    change_accuracy(path, test=91.25)
     with pytest.raises(
-        RecordError, match=r"span-s0: predictions\.parquet has a mean score of .* result\.json an acc"
+        RecordError, match=r"span-s0 is damaged: predictions\.parquet has a mean score of .* result\.json an acc"
     ):
         build_report(study_folder)
 
@@ -316,7 +317,7 @@ def test_fifty_cells_are_read_and_estimated_in_seconds(tmp_path: Path) -> None:
         scores = (chance.random(10_000) < 0.9).astype(float).tolist()
         write_scores(CellFolder(tmp_path / str(number)), scores, ids=ids.tolist(), images=images)
     before, reader = time.process_time(), ScoreReader()
-    cells = [reader.read(tmp_path / str(number)) for number in range(50)]
+    cells = [reader.read(CellFolder(tmp_path / str(number))) for number in range(50)]
     samples = [level(cells[first : first + 5]) for first in range(0, 50, 5)]
     assert len(estimates([sample for sample in samples if sample])) == 10
     # A thousand in under 30 s are 1.5 s for these, with the bootstrap's draws once.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from changed import change, change_accuracy
 
 from reports.published import load_paper
 from reports.report import Report, Row
@@ -172,8 +172,11 @@ def test_the_heading_states_data_and_budget(study_folder: Path) -> None:
 
 def test_a_result_without_the_test_split_names_the_file(study_folder: Path) -> None:
     path = study_folder / "span-s0" / "result.json"
-    path.write_text(json.dumps(read_json(path) | {"accuracy": {"validation": 1.0}}))
-    with pytest.raises(RecordError, match=r"span-s0/result\.json has no accuracy for the test split 'test'"):
+    change(path, accuracy={"validation": 91.75})
+    with pytest.raises(
+        RecordError,
+        match=r"span-s0/result\.json is damaged: it has no accuracy for the split 'test', only: validation",
+    ):
         build_report(study_folder)
 
 
@@ -185,8 +188,8 @@ def evaluate_first(study_folder: Path, trained: str) -> None:
     study["cells"].insert(0, {"id": "kept-s0", "role": "row", "start": trained, "cell": cell})
     write_json(study_folder / "study.json", study)
     shutil.copytree(study_folder / trained, study_folder / "kept-s0")
-    result = read_json(study_folder / "kept-s0" / "result.json")
-    write_json(study_folder / "kept-s0" / "result.json", result | {"accuracy": {"test": 50.0}})
+    change(study_folder / "kept-s0" / "config.json", id="kept-s0")
+    change_accuracy(study_folder / "kept-s0" / "result.json", test=50.0)
 
 
 def test_a_published_row_is_met_by_a_trained_cell_and_not_by_its_evaluations(study_folder: Path) -> None:
