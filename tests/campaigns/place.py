@@ -1,0 +1,170 @@
+"""Where a campaign works: its data, an undisturbed run, and the states from which tries begin."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import warm
+from records import cells
+from warm import At
+
+NAMES = (r"\.tmp\w+$", ".tmp"), (r"\.\d+(?=/|$)", ".PID"), (r"[0-9a-f]{32}", "TOKEN")
+"""Parts of file names that differ by process."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that changes a file: the ``number``th of its stage."""
+
+    stage: str
+    number: int
+    name: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.number}: {self.name} {self.path}"
+
+
+class Place:
+    """A folder with a data set, and the records of two cells that nothing disturbed."""
+
+    def __init__(self, folder: Path, variants: str = "softmax") -> None:
+        self.folder, self.variants = folder, variants
+        self.data, self.expected = folder / "data", folder / "expected"
+        self.data.mkdir(parents=True)
+
+        def write_data() -> int:
+            from small_grid import write_small_data
+
+            write_small_data(self.data)
+            return 0
+
+        ended = warm.warm_up(write_data, folder / "out")
+        assert ended.code == 0, ended.text
+        warm.draw_once()
+        ended = warm.warm_up(warm.ablate(self.words(self.expected)), folder / "out")
+        assert ended.code == 0, ended.text
+
+    def words(self, runs: Path, *more: object) -> list[str]:
+        return warm.study_words(runs, self.data, *more, variants=self.variants)
+
+    def state(self, name: str, is_reached: Callable[[Call], bool], further: int = 0) -> Path:
+        """A run folder as a kill leaves it at the first call that ``is_reached``, or ``further`` calls after it."""
+        at = next(call.number for call in self.calls("look", None) if is_reached(call))
+        runs = self.folder / name
+        ended = warm.command(self.words(runs), self.folder / "out", At(runs, at + further))
+        assert ended.code == -9, ended.text
+        return runs
+
+    def calls(self, stage: str, begun: Path | None) -> list[Call]:
+        """Those of an undisturbed run that begins from the run folder ``begun``, or from none."""
+        runs, trace = self.folder / f"traced-{stage}", self.folder / "trace"
+        trace.unlink(missing_ok=True)
+        if begun is not None:
+            shutil.copytree(begun, runs, symlinks=True)
+        ended = warm.command(self.words(runs), self.folder / "out", At(runs, trace=trace))
+        assert ended.code == 0, ended.text
+        shutil.rmtree(runs)
+        found = []
+        for line in trace.read_text().splitlines():
+            number, name, path = line.split(" ", 2)
+            for pattern, instead in NAMES:
+                path = re.sub(pattern, instead, path)
+            found.append(Call(stage, int(number), name, path))
+        return found
+
+    def stages(self) -> dict[str, tuple[Path | None, list[Call]]]:
+        """State to begin from, and calls, of the start's cell, the cell that starts from it, and the report."""
+        second = cells(self.expected / "demo")[1]
+        begun = self.state("second", lambda call: call.path.startswith(f"/demo/{second}"))
+        finished = self.state("finished", lambda call: call.path.startswith("/demo/report"))
+        found: dict[str, tuple[Path | None, list[Call]]] = {}
+        for stage, state, own in (("first", None, ""), ("second", begun, second), ("report", finished, "report")):
+            calls = self.calls(stage, state)
+            if stage == "first":  # What comes before it too.
+                calls = [call for call in calls if not call.path.startswith((f"/demo/{second}", "/demo/report"))]
+            else:
+                calls = [call for call in calls if call.path.startswith(f"/demo/{own}")]
+            found[stage] = state, calls
+        return found
+
+    def begin(self, name: str, state: Path | None) -> Path:
+        """A new run folder with the state ``state``."""
+        runs = self.folder / name
+        shutil.rmtree(runs, ignore_errors=True)
+        if state is not None:
+            shutil.copytree(state, runs, symlinks=True)
+        return runs
+
+
+def spaced(calls: Sequence[Call], kept: int = 4) -> list[Call]:
+    """Of calls that repeat the one before them, as of a file in many pieces, the first, the last and some between."""
+    groups: list[list[Call]] = []
+    for call in calls:
+        if groups and (groups[-1][-1].name, groups[-1][-1].path) == (call.name, call.path):
+            groups[-1].append(call)
+        else:
+            groups.append([call])
+    chosen = []
+    for group in groups:
+        places = {round(part * (len(group) - 1) / (kept - 1)) for part in range(kept)}
+        chosen += [group[place] for place in sorted(places)]
+    return chosen
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Those that every campaign has."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--tries", type=int, help="at most so many, evenly spread (all)")
+    parser.add_argument("--only", type=int, nargs="+", metavar="NUMBER", help="these tries alone, as numbered")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="tries side by side (1)")
+    parser.add_argument(
+        "--folder", type=Path, help="for everything that it writes; kept (default: a temporary one)"
+    )
+    return parser
+
+
+def chosen(tries: Sequence[Any], given: argparse.Namespace) -> list[Any]:
+    """Of the ``tries``, which are numbered from 0, those that the arguments ask for."""
+    if given.only:
+        return [tries[number] for number in given.only]
+    if given.tries is None or given.tries >= len(tries):
+        return list(tries)
+    return [tries[part * len(tries) // given.tries] for part in range(given.tries)]
+
+
+def work_folder(given: argparse.Namespace) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="ablate-campaign-")) if given.folder is None else given.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def conclude(found: Sequence[dict[str, Any]], began: float, folder: Path, given: argparse.Namespace) -> int:
+    """Prints how many tries there were of each kind, and how many were wrong, of which kind; 1 where any was."""
+    tried = Counter(one["kind"] for one in found)
+    wrong = [one for one in found if one["wrong"]]
+    kinds = Counter(word for one in wrong for word in {text.partition(":")[0] for text in one["wrong"]})
+    print(f"{len(found)} tries in {time.monotonic() - began:.0f} s, {len(wrong)} wrong; seed {given.seed}")
+    for kind, count in sorted(tried.items()):
+        print(f"  {kind}: {count} tries, {sum(one['kind'] == kind for one in wrong)} wrong")
+    for kind, count in sorted(kinds.items()):
+        print(f"  wrong: {kind}: {count}")
+    if given.folder is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 1 if wrong else 0
+
+
+def told(one: dict[str, Any]) -> None:
+    """A line for a try that went wrong."""
+    if one["wrong"]:
+        print(f"try {one['number']}, {one['what']}: {'; '.join(one['wrong'])}", flush=True)
