@@ -1,7 +1,5 @@
 """Flips bits in, cuts and zeroes every kind of file of records and data: is it told, or of no effect, or silent?
 
-    python tests/campaigns/flips.py [--part report|predict|resume|plan] [--tries N] [--only NUMBER ...] [--jobs 2]
-
 `report`: `status` and `report` over finished records, all outputs against those of whole records. `predict`: the
 answers of a cell, from its record and its data set. `resume`: an interrupted run is run again, its records against
 an undisturbed run's. `plan`: `plan` and `run` on a damaged study.json. Of each damage (``--seed`` says which) one
@@ -20,8 +18,6 @@ import json
 import random
 import re
 import shutil
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import warm
-from place import Place, arguments, chosen, work_folder
+from place import Given, Place
 from records import content, plain
 
 TRIES = {"report": 1300, "predict": 450, "resume": 450, "plan": 300}
@@ -215,11 +211,6 @@ def parts(place: Place) -> dict[str, Part]:
     ):
         ended = warm.warm_up(warm.ablate(words), out)
         assert ended.code == 0, ended.text
-    interrupted = place.state(
-        "interrupted",
-        lambda call: call.name == "rename" and f"{second}/checkpoint/step-" in call.path,
-        further=5,
-    )
 
     def places(folder: Path) -> list[str]:
         return ["demo", "--runs", str(folder / "runs")]
@@ -257,7 +248,7 @@ def parts(place: Place) -> dict[str, Part]:
             answered,
         ),
         "resume": Part(
-            begun("begun", interrupted),
+            begun("begun", place.interrupted),
             lambda file: bool(of_records(file)) or file.startswith(of_start),
             lambda folder: [run(folder)],
             lambda folder: record_outputs(folder / "runs/demo"),
@@ -265,28 +256,26 @@ def parts(place: Place) -> dict[str, Part]:
         "plan": Part(
             finished,
             lambda file: file == "runs/demo/study.json",
-            lambda folder: [["plan", *run(folder)[1:]], run(folder)],
+            lambda folder: [["plan", *(word for word in run(folder)[1:] if word != "--no-ray")], run(folder)],
             lambda folder: record_outputs(folder / "runs/demo") | report_outputs(folder / "runs/demo"),
         ),
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = arguments(__doc__)
-    parser.add_argument("--part", choices=TRIES, action="append", help="this one alone (all)")
-    given = parser.parse_args(argv)
-    began, folder = time.monotonic(), work_folder(given)
-    place = Place(folder, variants="softmax,span")
-    made = parts(place)
-    counts, lists = Counter[tuple[str, str]](), []
-    for name in given.part or TRIES:
+SHORT = {"report": 24, "predict": 6, "resume": 6, "plan": 4}
+
+
+def run(place: Place, given: Given, names: Sequence[str] = tuple(TRIES)) -> int:
+    """How many damages were silent, told as a traceback, or made a command hang."""
+    made, out = parts(place), place.folder / "out"
+    counts, wrong = Counter[tuple[str, str]](), Counter[tuple[str, str, str]]()
+    for name in names:
         part = made[name]
         # Its commands import what the first of them has not.
-        warm.warm_up(lambda part=part: max(warm.ablate(words)() for words in part.act(part.begun)), folder / "out")
+        warm.warm_up(lambda part=part: max(warm.ablate(words)() for words in part.act(part.begun)), out)
         shutil.rmtree(part.begun / "runs/demo/report", ignore_errors=True)
         (part.begun / "answers.json").unlink(missing_ok=True)
-        whole = outcome(part, place, "undamaged", None)
-        again = outcome(part, place, "undamaged", None)
+        whole, again = (outcome(part, place, "undamaged", None) for _ in range(2))
         assert whole.code == 0, whole.text
         assert whole.outputs == again.outputs, changed(whole, again)
 
@@ -297,24 +286,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             said = changed(whole, found) if kind == "SILENT" else RAISED.findall(found.text)[-1:]
             return {"number": number, "kind": kind, "damage": str(damage), "file": damage.path, "said": said}
 
-        for one in warm.spread(chosen(range(TRIES[name]), given), tried, given.jobs):
+        count = TRIES[name] if given.tries is None else max(given.tries * TRIES[name] // sum(TRIES.values()), 1)
+        count = SHORT[name] if given.short else count
+        numbers = given.only or range(count)
+        for one in warm.spread(numbers, tried, given.jobs):
             counts[name, one["kind"]] += 1
             if one["kind"] in ("SILENT", "TRACEBACK", "HANG"):
-                lists.append((name, one["kind"], re.sub(r"\d+", "N", Path(one["file"]).name)))
-                said = "; ".join(one["said"])
-                print(f"{one['kind']} {name} {one['number']}: {one['damage']}: {said}", flush=True)
-    total = sum(counts.values())
-    print(f"{total} damages in {time.monotonic() - began:.0f} s; seed {given.seed}")
-    for name in given.part or TRIES:
+                wrong[name, one["kind"], re.sub(r"\d+", "N", Path(one["file"]).name)] += 1
+                print(
+                    f"{one['kind']} {name} {one['number']}: {one['damage']}: {'; '.join(one['said'])}", flush=True
+                )
+    for name in names:
         print(f"  {name}: " + ", ".join(f"{kind} {counts[name, kind]}" for kind in KINDS))
-    for (name, kind, file), count in sorted(Counter(lists).items()):
+    for (name, kind, file), count in sorted(wrong.items()):
         print(f"  wrong: {name}, {file}: {kind} {count}")
-    if given.folder is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 1 if lists else 0
-
-
-if __name__ == "__main__":
-    warm.preload()
-    warm.forget_library()
-    sys.exit(main())
+    print(f"flips: {counts.total()} tries, {wrong.total()} wrong; seed {given.seed}", flush=True)
+    return wrong.total()

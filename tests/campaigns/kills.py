@@ -1,22 +1,18 @@
 """Kills a run of two small cells at every call that changes a file, or has that call fail, and runs it again.
 
-    python tests/campaigns/kills.py [--tries N] [--only NUMBER ...] [--jobs 2] [--faults kill,EIO]
-
 Each call of the run is met by a kill, each write by a kill after its first half, each call by one error out of
-EIO, ENOSPC and ESTALE (``--seed`` says which; ``--every-error`` takes all). Then the same command must end well,
-with the records of a run that nothing disturbed, and leave nothing else.
+EIO, ENOSPC and ESTALE, whose seed says which. Then the same command must end well, with the records of a run that
+nothing disturbed, and leave nothing else.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import warm
-from place import Call, Place, arguments, chosen, conclude, spaced, told, work_folder
+from place import Call, Given, Place, chosen, conclude, matching, spaced, told
 from records import differences, left_over
 from warm import At
 
@@ -25,14 +21,14 @@ SILENCE, LIMIT = 600.0, 60.0
 ERRORS = ("EIO", "ENOSPC", "ESTALE")
 
 
-def planned(stages: dict[str, tuple[Path | None, list[Call]]], seed: int, every: bool) -> list[tuple[Call, str]]:
+def planned(stages: dict[str, tuple[Path | None, list[Call]]], seed: int) -> list[tuple[Call, str]]:
     """Call and fault of each try."""
     tries = []
     for place, call in enumerate(call for _, calls in stages.values() for call in spaced(calls)):
         tries.append((call, "kill"))
         if call.name == "write":
             tries.append((call, "kill-halfway"))
-        tries += [(call, error) for error in (ERRORS if every else (ERRORS[(place + seed) % 3],))]
+        tries.append((call, ERRORS[(place + seed) % 3]))
     return tries
 
 
@@ -70,31 +66,27 @@ def tried(place: Place, one: tuple[int, Call, str], state: Path | None) -> dict[
     return {"number": number, "kind": kind, "what": f"{fault} at {call}", "wrong": wrong}
 
 
-def main() -> int:
-    parser = arguments(__doc__)
-    parser.add_argument("--faults", help="kinds of faults (kill, kill-halfway, EIO, ENOSPC, ESTALE)")
-    parser.add_argument("--every-error", action="store_true", help="every error at every call")
-    given = parser.parse_args()
-    began, folder = time.monotonic(), work_folder(given)
-    place = Place(folder)
-    stages = place.stages()
-    tries = [(number, *one) for number, one in enumerate(planned(stages, given.seed, given.every_error))]
-    if given.faults:
-        tries = [one for one in tries if one[2] in given.faults.split(",")]
+SHORT = (
+    *("^kill at .*write .*study.json", "^kill at .*open .*lease/", "^kill at .*write .*lease/"),
+    *("^kill at .*rename .*checkpoint/step-", "^kill at .*rename .*result.json", "^kill-half.*write .*metrics"),
+    *("^kill at .*write .*index.html", "^kill at .*write .*figures/", "^E.* at .*metrics", "^E.* at .*study.json"),
+    *("^E.* at .*open .*checkpoint", "^kill at .*rename .*study.json"),
+)
+
+
+def run(place: Place, given: Given) -> int:
+    """How many tries went wrong."""
+    stages = place.stages
+    tries = [(number, *one) for number, one in enumerate(planned(stages, given.seed))]
     counts = ", ".join(f"{stage} {len(calls)}" for stage, (_, calls) in stages.items())
     print(f"calls that change a file: {counts}; {len(tries)} tries", flush=True)
+    taken = matching(tries, SHORT, lambda one: f"{one[2]} at {one[1]}") if given.short else chosen(tries, given)
     found = []
 
     def work(one: tuple[int, Call, str]) -> dict[str, Any]:
         return tried(place, one, stages[one[1].stage][0])
 
-    for one in warm.spread(chosen(tries, given), work, given.jobs):
+    for one in warm.spread(taken, work, given.jobs):
         told(one)
         found.append(one)
-    return conclude(found, began, folder, given)
-
-
-if __name__ == "__main__":
-    warm.preload()
-    warm.forget_library()
-    sys.exit(main())
+    return conclude("kills", found, given)

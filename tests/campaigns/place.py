@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +55,16 @@ class Place:
     def words(self, runs: Path, *more: object) -> list[str]:
         return warm.study_words(runs, self.data, *more, variants=self.variants)
 
+    @cached_property
+    def interrupted(self) -> Path:
+        """The run folder of a run that was killed soon after the first checkpoint of its second cell."""
+        second = cells(self.expected / "demo")[1]
+        return self.state(
+            "interrupted",
+            lambda call: call.name == "rename" and f"{second}/checkpoint/step-" in call.path,
+            further=5,
+        )
+
     def state(self, name: str, is_reached: Callable[[Call], bool], further: int = 0) -> Path:
         """A run folder as a kill leaves it at the first call that ``is_reached``, or ``further`` calls after it."""
         at = next(call.number for call in self.calls("look", None) if is_reached(call))
@@ -82,6 +90,7 @@ class Place:
             found.append(Call(stage, int(number), name, path))
         return found
 
+    @cached_property
     def stages(self) -> dict[str, tuple[Path | None, list[Call]]]:
         """State to begin from, and calls, of the start's cell, the cell that starts from it, and the report."""
         second = cells(self.expected / "demo")[1]
@@ -107,7 +116,7 @@ class Place:
 
 
 def spaced(calls: Sequence[Call], kept: int = 4) -> list[Call]:
-    """Of calls that repeat the one before them, as of a file in many pieces, the first, the last and some between."""
+    """Of calls that repeat the one before them (a file in many pieces) the first, the last and some between."""
     groups: list[list[Call]] = []
     for call in calls:
         if groups and (groups[-1][-1].name, groups[-1][-1].path) == (call.name, call.path):
@@ -121,21 +130,23 @@ def spaced(calls: Sequence[Call], kept: int = 4) -> list[Call]:
     return chosen
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Those that every campaign has."""
-    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--tries", type=int, help="at most so many, evenly spread (all)")
-    parser.add_argument("--only", type=int, nargs="+", metavar="NUMBER", help="these tries alone, as numbered")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="tries side by side (1)")
-    parser.add_argument(
-        "--folder", type=Path, help="for everything that it writes; kept (default: a temporary one)"
-    )
-    return parser
+@dataclass(frozen=True)
+class Given:
+    """What a campaign is asked to do."""
+
+    tries: int | None = None
+    """At most so many, evenly spread; None: all."""
+    only: tuple[int, ...] = ()
+    """Tries of these numbers alone."""
+    seed: int = 0
+    jobs: int = 1
+    """Tries side by side."""
+    short: bool = False
+    """The few that are most telling."""
 
 
-def chosen(tries: Sequence[Any], given: argparse.Namespace) -> list[Any]:
-    """Of the ``tries``, which are numbered from 0, those that the arguments ask for."""
+def chosen(tries: Sequence[Any], given: Given) -> list[Any]:
+    """Of the ``tries``, which are numbered from 0, those that are asked for."""
     if given.only:
         return [tries[number] for number in given.only]
     if given.tries is None or given.tries >= len(tries):
@@ -143,25 +154,26 @@ def chosen(tries: Sequence[Any], given: argparse.Namespace) -> list[Any]:
     return [tries[part * len(tries) // given.tries] for part in range(given.tries)]
 
 
-def work_folder(given: argparse.Namespace) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="ablate-campaign-")) if given.folder is None else given.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder.resolve()
+def matching(tries: Sequence[Any], patterns: Sequence[str], text: Callable[[Any], str]) -> list[Any]:
+    """For each of ``patterns`` the first of the ``tries`` whose text it is found in."""
+    found = []
+    for pattern in patterns:
+        first = next((one for one in tries if re.search(pattern, text(one)) and one not in found), None)
+        found += [] if first is None else [first]
+    return found
 
 
-def conclude(found: Sequence[dict[str, Any]], began: float, folder: Path, given: argparse.Namespace) -> int:
-    """Prints how many tries there were of each kind, and how many were wrong, of which kind; 1 where any was."""
+def conclude(name: str, found: Sequence[dict[str, Any]], given: Given) -> int:
+    """Says how many tries there were of each kind, and how many were wrong, of which kind; returns the latter."""
     tried = Counter(one["kind"] for one in found)
     wrong = [one for one in found if one["wrong"]]
     kinds = Counter(word for one in wrong for word in {text.partition(":")[0] for text in one["wrong"]})
-    print(f"{len(found)} tries in {time.monotonic() - began:.0f} s, {len(wrong)} wrong; seed {given.seed}")
     for kind, count in sorted(tried.items()):
         print(f"  {kind}: {count} tries, {sum(one['kind'] == kind for one in wrong)} wrong")
     for kind, count in sorted(kinds.items()):
         print(f"  wrong: {kind}: {count}")
-    if given.folder is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 1 if wrong else 0
+    print(f"{name}: {len(found)} tries, {len(wrong)} wrong; seed {given.seed}", flush=True)
+    return len(wrong)
 
 
 def told(one: dict[str, Any]) -> None:

@@ -42,8 +42,10 @@ def cells(study: Path) -> list[str]:
 
 def content(cell: Path) -> dict[str, Any]:
     """Everything that a finished cell's record says but when, where and how long."""
+    config = plain(json.loads((cell / "config.json").read_text()))
+    config["code"] = config["code"]["engine"]  # Somebody may commit meanwhile.
     parts: dict[str, Any] = {
-        "config": plain(json.loads((cell / "config.json").read_text())),
+        "config": config,
         # It has digests of files that hold times.
         "result": plain(json.loads((cell / "result.json").read_text()), is_digest),
         "metrics": lines(cell / "metrics.jsonl"),

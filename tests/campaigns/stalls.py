@@ -1,7 +1,5 @@
 """Stops a process before a call that changes a file, for longer than the lease, while another takes its cell over.
 
-    python tests/campaigns/stalls.py [--tries N] [--only NUMBER ...] [--jobs 4]
-
 Of most tries the second process finishes; then the first one goes on and must end well by itself, and may change
 nothing of the finished record. Of the others (``both``) the second one is stopped in its middle while the first one
 goes on, then it goes on too: the record must end finished, with what a run has that nothing disturbed.
@@ -11,13 +9,11 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import warm
-from place import Call, Place, arguments, chosen, conclude, spaced, told, work_folder
+from place import Call, Given, Place, chosen, conclude, matching, spaced, told
 from records import changes, differences, left_over, snapshot
 from warm import At
 
@@ -85,24 +81,25 @@ def _badly(who: str, child: warm.Child) -> list[str]:
     return [f"exit code: {ended.code} of {who}: {said}"] if ended.code else []
 
 
-def main() -> int:
-    given = arguments(__doc__).parse_args()
-    began, folder = time.monotonic(), work_folder(given)
-    place = Place(folder)
-    stages = place.stages()
+SHORT = (
+    *("finishes.* open .*metrics.jsonl", "finishes.* open .*sites.jsonl", "finishes.* mkdir .*checkpoint"),
+    *("finishes.* rename .*checkpoint/step-", "finishes.* rename .*result.json", "finishes.* open .*config.json"),
+    *("finishes.* write .*sites.jsonl", "both.* first", "both.* second"),
+)
+
+
+def run(place: Place, given: Given) -> int:
+    """How many tries went wrong."""
+    stages = place.stages
     tries = [(number, *one) for number, one in enumerate(planned(stages, given.seed))]
+    taken = matching(tries, SHORT, lambda one: f"{one[1]} {one[2]}") if given.short else chosen(tries, given)
     found = []
 
     def work(one: tuple[int, str, Call, int]) -> dict[str, Any]:
         return tried(place, one, stages[one[2].stage][0])
 
-    for one in warm.spread(chosen(tries, given), work, given.jobs):
+    # While it waits for a lease to become silent a try does nothing.
+    for one in warm.spread(taken, work, 2 * given.jobs):
         told(one)
         found.append(one)
-    return conclude(found, began, folder, given)
-
-
-if __name__ == "__main__":
-    warm.preload()
-    warm.forget_library()
-    sys.exit(main())
+    return conclude("stalls", found, given)

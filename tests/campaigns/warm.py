@@ -125,6 +125,12 @@ def forget_library() -> None:
         Path(library).parent.rmdir()
 
 
+def _end_with_parent() -> None:
+    """Has the system end this process where the one that started it ends: none is left of a campaign."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def fork(work: Callable[[], int], out: Path, at: At | None = None, uid: int | None = None) -> Child:
     """A child that does ``work``, with what it says in the file ``out``."""
     sys.stdout.flush()
@@ -139,6 +145,7 @@ def fork(work: Callable[[], int], out: Path, at: At | None = None, uid: int | No
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.setsid()
+        _end_with_parent()
         if uid is not None:
             os.setgroups([])
             os.setgid(uid)
@@ -246,6 +253,7 @@ def spread(tries: Sequence[Any], work: Callable[[Any], dict[str, Any]], jobs: in
         if pid == 0:
             code = 0
             try:
+                _end_with_parent()
                 os.close(read)
                 with os.fdopen(write, "w") as file:
                     for one in tries[worker::jobs]:
