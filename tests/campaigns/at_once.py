@@ -25,7 +25,7 @@ def run(place: Place, given: Given) -> int:
     found = trained(place, count) + finished(place, count) + changing(place, max(count // 5, 2))
     found = [one | {"number": number} for number, one in enumerate(found)]
     for one in found:
-        told(one)
+        told(one, given)
     return conclude("at-once", found, given)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import warm
+from PIL import Image
 from place import Given, Place, chosen, conclude, told
 from records import cells
 
@@ -51,7 +52,7 @@ class Scene:
     folder: Path
     finished: str
     other: str
-    """Ids of a cell that is finished, and of one that is not in the state ``interrupted``."""
+    """Ids of a cell that is finished, and of the row, which is not finished in the state ``interrupted``."""
 
     @property
     def study(self) -> Path:
@@ -134,6 +135,7 @@ def led(name: str) -> Attack:
     """A lease of a process that lives, which says that its launch, node or machine is a path."""
 
     def prepare(scene: Scene) -> None:
+        (scene.study / "drain").mkdir()
         for path in (scene.study / scene.other / "lease").rglob("*"):
             if path.is_file():
                 text = path.read_text()
@@ -158,21 +160,10 @@ def _escaping_engine(scene: Scene) -> None:
 
 
 def _escaping_picture(scene: Scene, reference: str) -> None:
-    import pandas
+    from small_grid import write_small_data
 
-    path = scene.folder / "data/easy_vqa/images.parquet"
-    table = pandas.read_parquet(path)
-    table["picture"] = reference
-    table.to_parquet(path, index=False)
-    information = path.with_name("dataset.json")
-    value = json.loads(information.read_text())
-    digest, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
-    before = json.dumps(value)
-    for part in value.values():
-        if isinstance(part, dict) and "images.parquet" in part:
-            part["images.parquet"] = size if isinstance(part["images.parquet"], int) else digest
-    assert json.dumps(value) != before, "the form of dataset.json has changed"
-    information.write_text(json.dumps(value))
+    shutil.rmtree(scene.folder / "data/easy_vqa")
+    write_small_data(scene.folder / "data", picture=reference)
 
 
 def _failed(scene: Scene) -> None:
@@ -243,6 +234,11 @@ def attacks() -> list[Attack]:
             named("a list", lambda scene: ["x"], field),
         ]
     found += [led("launch"), led("node"), led("host")]
+    found.append(replace(linked("drain", "empty", "held"), commands=("status", "drain")))
+    for name in ("submissions.jsonl", "server.jsonl", "faults.jsonl"):
+        found.append(linked(f"FINISHED/{name}", "empty.jsonl", "finished"))
+    for name in ("lease", "checkpoint", "examples"):
+        found.append(linked(f"OTHER/{name}", "empty", "interrupted"))
     found += [registered(name) for name in ("../up", "../../outside/up", "top/k", "", ".", "x" * 250, ESCAPE)]
     found.append(Attack("failure with escapes", "interrupted", _failed, ("status", "plan", "report")))
     found.append(Attack("engine is a path", "stale", _escaping_engine, ("run",), lambda scene: ["--rerun-stale"]))
@@ -260,6 +256,8 @@ def _outside(folder: Path) -> None:
     (folder / "cell/checkpoint/step-00000006").mkdir(parents=True)
     (folder / "cell/lease").mkdir()
     (folder / "step-00000001").mkdir()
+    (folder / "empty").mkdir()
+    (folder / "empty.jsonl").touch()
     for name in (
         "keep.txt",
         "made.js",
@@ -270,7 +268,9 @@ def _outside(folder: Path) -> None:
         (folder / name).write_text(f"{CANARY}\n" * 10)
     (folder / "000001.json").write_text(json.dumps({"mine": CANARY}))
     (folder / "secret.txt").write_text(f"{CANARY}\n" * 10)
-    (folder / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n" + CANARY.encode())
+    Image.new("RGB", (64, 64)).save(folder / "secret.png")
+    with (folder / "secret.png").open("ab") as file:
+        file.write(CANARY.encode())  # What follows its end is no part of a picture, and is copied with it.
     (folder / "secret.jsonl").write_text(json.dumps({"split": "test-dev", "accuracy": 1, "sha256": CANARY}) + "\n")
     failure = {"kind": "code", "message": CANARY, "where": CANARY, "log": CANARY}
     (folder / "failure.json").write_text(json.dumps(failure))
@@ -327,12 +327,13 @@ def tried(
     number, attack, uid = one
     folder = place.folder / f"try-{number}"
     shutil.rmtree(folder, ignore_errors=True)
-    scene = Scene(folder, *ids)
+    state = {"stale": "finished", "held": "interrupted", "plugin": "finished"}.get(attack.state, attack.state)
+    # A report shows most of a row: of finished records that is the one that is attacked.
+    scene = Scene(folder, ids[1] if state == "finished" else ids[0], ids[1])
     folder.mkdir()
     (folder / "out").mkdir()
     (folder / "outside").mkdir()
     _outside(folder / "outside")
-    state = {"stale": "finished", "held": "interrupted", "plugin": "finished"}.get(attack.state, attack.state)
     shutil.copytree(states[state], folder / "runs", symlinks=True)
     shutil.copytree(place.data, folder / "data")
     scene.plugin.write_text(PLUGIN.format(name="other"))
@@ -403,13 +404,13 @@ SHORT = {
     "finished: report/page -> ": ("report",),
     "finished: report/figures lists files": ("report",),
     "finished: .probe -> keep.txt": ("plan",),
-    "finished: drain -> ": ("drain", "status"),
+    "held: drain -> empty": ("drain",),
     "finished: FINISHED/log.txt -> secret.txt": ("report",),
-    "finished: FINISHED/server.jsonl -> keep.txt": ("score add",),
+    "finished: FINISHED/server.jsonl -> empty.jsonl": ("score add",),
     "finished: FINISHED/submissions.jsonl -> keep.txt": ("predict",),
     "interrupted: OTHER/log.txt -> keep.txt": ("run",),
-    "interrupted: OTHER/checkpoint -> ": ("run",),
-    "interrupted: OTHER/lease -> ": ("run",),
+    "interrupted: OTHER/checkpoint -> empty": ("run",),
+    "interrupted: OTHER/lease -> empty": ("run",),
     "interrupted: plugins -> ": ("plan",),
     "finished: a picture of the examples is a link": ("report",),
     "interrupted: a picture of the data set is ABSOLUTE": ("run",),
@@ -450,7 +451,7 @@ def run(place: Place, given: Given) -> int:
         return tried(place, one, states, (finished, other))
 
     for one in warm.spread(chosen(tries, given), work, given.jobs):
-        told(one)
+        told(one, given)
         found.append(one)
     return conclude("hostile", found, given)
 

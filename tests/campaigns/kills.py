@@ -87,6 +87,6 @@ def run(place: Place, given: Given) -> int:
         return tried(place, one, stages[one[1].stage][0])
 
     for one in warm.spread(taken, work, given.jobs):
-        told(one)
+        told(one, given)
         found.append(one)
     return conclude("kills", found, given)

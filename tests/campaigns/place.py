@@ -176,7 +176,7 @@ def conclude(name: str, found: Sequence[dict[str, Any]], given: Given) -> int:
     return len(wrong)
 
 
-def told(one: dict[str, Any]) -> None:
-    """A line for a try that went wrong."""
-    if one["wrong"]:
-        print(f"try {one['number']}, {one['what']}: {'; '.join(one['wrong'])}", flush=True)
+def told(one: dict[str, Any], given: Given) -> None:
+    """A line for a try that went wrong, or that was asked for by its number."""
+    if one["wrong"] or given.only:
+        print(f"try {one['number']}, {one['what']}: {'; '.join(one['wrong']) or 'right'}", flush=True)

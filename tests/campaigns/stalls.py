@@ -100,6 +100,6 @@ def run(place: Place, given: Given) -> int:
 
     # While it waits for a lease to become silent a try does nothing.
     for one in warm.spread(taken, work, 2 * given.jobs):
-        told(one)
+        told(one, given)
         found.append(one)
     return conclude("stalls", found, given)
