@@ -77,6 +77,7 @@ RESULT = {
     "kept?": Some(Named([int])),
     "steps": int,
     "seconds": float,
+    "native?": Named(str),
     "files?": Named(str),
 }
 

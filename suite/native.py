@@ -35,19 +35,32 @@ _loaded: dict[str, str] = {}
 
 
 def loaded() -> dict[str, str]:
-    """Name of each C file that this process asked for -> what runs instead of it: ``C`` with the digest of the
-    library, or ``torch`` and why."""
+    """Name of each C file that was asked for since ``forget`` -> what runs instead of it: ``C`` with the digest of
+    the library, or ``torch`` and why."""
     return dict(_loaded)
 
 
-@cache
+def forget() -> None:
+    """Called before a cell begins: a process trains one after another, and each says what it ran itself."""
+    _loaded.clear()
+
+
 def load(source: Path) -> ctypes.CDLL | None:
     """The functions of the C file ``source``; None, and a line on stderr, where it cannot be compiled now.
+
+    To be asked whenever they are to run, not once for a process: so ``loaded`` knows it of each cell.
 
     The compiler is ``$CC`` or ``cc``. What it makes is kept in the user's cache folder under a name that holds
     the source, the compiler and the processor: machines that share a home folder never load each other's. It is
     loaded only if nobody else can have written it and its bytes are those that were compiled.
     """
+    library, _loaded[source.name] = _load(source)
+    return library
+
+
+@cache
+def _load(source: Path) -> tuple[ctypes.CDLL | None, str]:
+    """The library, and what ``loaded`` says of it."""
     try:
         version = provenance.compiler_version()
         if version is None:
@@ -57,11 +70,9 @@ def load(source: Path) -> ctypes.CDLL | None:
         library, digest = _library(source, f"{source.stem}-{made.hexdigest()[:16]}")
     except (OSError, subprocess.SubprocessError) as error:
         why = getattr(error, "stderr", None) or str(error)
-        _loaded[source.name] = f"torch: {why.strip().partition(chr(10))[0]}"
         print(f"{source.name} cannot be compiled, and runs in torch, slower: {why}", file=sys.stderr, flush=True)
-        return None
-    _loaded[source.name] = f"C {digest}"
-    return library
+        return None, f"torch: {why.strip().partition(chr(10))[0]}"
+    return library, f"C {digest}"
 
 
 def _library(source: Path, name: str) -> tuple[ctypes.CDLL, str]:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite import checkpoints, flops, provenance, pruning, registry
+from suite import checkpoints, flops, native, provenance, pruning, registry
 from suite.attention import Variant, Weights
 from suite.config import Cell, Protocol, from_plain
 from suite.data import official
@@ -56,6 +56,7 @@ def train_and_test(
     for plugin in workplace.plugins:
         registry.load_kept_plugin(plugin)
     restore_defaults()
+    native.forget()
     torch.set_num_threads(workplace.placement.threads)
     device = torch.device("cuda" if workplace.placement.gpus else "cpu")
 
@@ -544,6 +545,7 @@ def _test(
         pulse.alive()
         parts.append(_prediction_table(dataset, *part))
     parts = engine.in_order(parts)
+    loaded = engine.in_order([native.loaded()])
     if not engine.is_first:
         return
     table = pd.concat(parts).sort_index()
@@ -580,8 +582,18 @@ def _test(
             "kept": kept,
             "steps": step,
             "seconds": seconds,
+            "native": _together(loaded),
         }
     )
+
+
+def _together(loaded: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Which compiled code the workers ran (suite.native.loaded), of each file once where it is the same on all."""
+    found: dict[str, list[str]] = {}
+    for name, ran in (item for one in loaded for item in one.items()):
+        if ran not in found.setdefault(name, []):
+            found[name].append(ran)
+    return {name: "; ".join(ran) for name, ran in sorted(found.items())}
 
 
 def _official(answers: Sequence[str], asked: pd.DataFrame) -> official.Scores | None:

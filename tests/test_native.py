@@ -31,7 +31,8 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fresh(source: Path) -> Any:
-    return native.load.__wrapped__(source)
+    native._load.cache_clear()
+    return native.load(source)
 
 
 @needs_compiler

@@ -208,6 +208,20 @@ def test_a_finished_cell_is_not_run_again(finished: tuple[Bench, CellFolder]) ->
     assert {path: path.stat().st_mtime_ns for path in record.path.rglob("*")} == before
 
 
+def test_a_cell_records_the_compiled_code_that_it_ran_itself(bench: Bench) -> None:
+    """Not what another cell of the process, here the one before, had asked for."""
+    protocol = dataclasses.replace(ADAMW, steps=1, evaluations=1)
+    short = dataclasses.replace(SOFTMAX, protocol=protocol, layers=(1, 1, 1))
+    entmax = dataclasses.replace(short, variant="entmax")
+    again = dataclasses.replace(entmax, seed=1)
+    cells = {"entmax": entmax, "softmax": short, "again": again}
+    ran = {name: (bench.finished(cell, name).result() or {})["native"] for name, cell in cells.items()}
+    assert ran["softmax"] == {}
+    assert list(ran["entmax"]) == ["entmax.c"]
+    assert ran["entmax"]["entmax.c"].split()[0] in ("C", "torch:")
+    assert ran["again"] == ran["entmax"]
+
+
 def test_progress_is_reported_at_every_evaluation(bench: Bench) -> None:
     seen: list[Progress] = []
     bench.finished(SOFTMAX, report=seen.append)
