@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import hashlib
 import logging
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,13 +21,11 @@ from ray.exceptions import AuthenticationError, RayError
 
 from suite import preflight, ray_private
 from suite.errors import UserError
-from suite.private import is_own, others_may_change
+from suite.private import FOLDER, others_may_change, own_folder
 from suite.room import cores
 from suite.terminal import say
 
-FOLDER = "ablate-"
-"""How the name of a launch's own folder begins, in the temporary folder; eight characters follow."""
-SESSION = re.compile(r"/ablate-\w{8}/r/session_")
+SESSION = re.compile(rf"/{FOLDER}\w{{8}}/r/session_")
 """In the arguments of each process of its Ray."""
 SOCKET = 107
 """Characters that the path of a socket may have (104 with its end on macOS)."""
@@ -209,44 +204,22 @@ def _own_folder() -> Iterator[Path]:
                 f"Ray cannot start here: {why}, so that others could put files of theirs into the launch's. Give "
                 "RAY_TMPDIR=a folder of your own, or --no-ray."
             )
-        _sweep(place)
-        folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=place))
+        stack = contextlib.ExitStack()
+        folder = stack.enter_context(own_folder(place))
     except OSError as error:
         raise UserError(
             f"Ray cannot start here: {error.strerror}: {error.filename or place}. Give RAY_TMPDIR=a short path of "
             "a folder that you can write, or --no-ray."
         ) from None
-    try:
-        # Held as long as this process lives, by it alone: the next launch sees whose folder this is.
-        with open(folder / "new", "x", opener=functools.partial(os.open, mode=0o600)) as held:
-            with contextlib.suppress(OSError):
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (folder / "new").rename(folder / _lock())
-            with open(folder / "token", "x", opener=functools.partial(os.open, mode=0o600)) as token:
-                token.write(secrets.token_hex(32))
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with stack:
+        with open(folder / "token", "x", opener=functools.partial(os.open, mode=0o600)) as token:
+            token.write(secrets.token_hex(32))
+        yield folder
 
 
 def _too_long(place: Path) -> bool:
     longest = place / f"{FOLDER}12345678/r/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
     return len(os.fsencode(longest)) > (SOCKET if sys.platform == "linux" else SOCKET - 4)
-
-
-def _lock() -> str:
-    # A temporary folder may be several machines', and their locks are not always one.
-    return f"lock-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-
-
-def _sweep(place: Path) -> None:
-    """Removes the folders of this user's launches on this machine that were killed."""
-    for folder in place.glob(f"{FOLDER}*"):
-        with contextlib.suppress(OSError):
-            if is_own(folder):
-                with (folder / _lock()).open() as held:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

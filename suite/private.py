@@ -1,11 +1,55 @@
-"""Whether a folder or file is its user's alone to change."""
+"""Folders that are their user's alone: whether one is, and one for each process that needs it."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
+import hashlib
 import os
+import shutil
+import socket
 import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+FOLDER = "ablate-"
+"""How the name of a process's own folder begins; a word for what it is and eight characters follow."""
+
+
+@contextmanager
+def own_folder(place: Path, what: str = "") -> Iterator[Path]:
+    """A new folder in ``place``, 0700, until the end. Those of this user's killed processes on this machine go.
+
+    Raises OSError.
+    """
+    _sweep(place)
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{what}", dir=place))
+    try:
+        # Held as long as this process lives, by it alone: the next one sees whose folder this is.
+        with open(folder / "new", "x", opener=functools.partial(os.open, mode=0o600)) as held:
+            with contextlib.suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / "new").rename(folder / _lock())
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock() -> str:
+    # A temporary folder may be several machines', and their locks are not always one.
+    return f"lock-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
+
+
+def _sweep(place: Path) -> None:
+    for folder in place.glob(f"{FOLDER}*"):
+        with contextlib.suppress(OSError):
+            if is_own(folder):
+                with (folder / _lock()).open() as held:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_own(path: Path) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from suite.errors import UserError
 
@@ -46,6 +47,42 @@ def check_private() -> None:
         private = address == LOOPBACK and mode == compiled.AuthenticationMode.TOKEN
     if not private:
         raise unknown_version(f"its cluster listens at {address}, and its authentication is {mode}")
+
+
+@contextmanager
+def hearing_of_deaths() -> Iterator[None]:
+    """What Tune runs meanwhile outlives every end of a worker.
+
+    Tune ends the launch with all its cells at an actor's error that is neither its death nor one of its own code.
+    Such is the end of a worker whose node runs low on memory (ray.exceptions.OutOfMemoryError): Tune hears of it
+    as if the actor had died.
+    """
+    with _parts():
+        from ray.air.execution._internal.actor_manager import RayActorManager
+
+        manager = _any(RayActorManager)
+        before = {name: getattr(manager, name) for name in ("_actor_start_failed", "_actor_task_failed")}
+    for name, failed in before.items():
+        setattr(manager, name, _told_of_deaths(failed))
+    try:
+        yield
+    finally:
+        for name, failed in before.items():
+            setattr(manager, name, failed)
+
+
+def _told_of_deaths(failed: Callable[..., None]) -> Callable[..., None]:
+    def hear(*told: Any, **named: Any) -> None:
+        failed(*map(_as_death, told), **{name: _as_death(one) for name, one in named.items()})
+
+    return hear
+
+
+def _as_death(told: Any) -> Any:
+    if isinstance(told, RayError) and not isinstance(told, RayActorError | RayTaskError):
+        # The first line says what there is to say; the others list all that ran on the node.
+        return RayActorError(error_msg=str(told).strip().partition("\n")[0])
+    return told
 
 
 def read_token_again() -> None:

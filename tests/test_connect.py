@@ -125,9 +125,9 @@ def test_a_launch_on_one_machine_is_its_user_s_alone(
 
 HOLD = """
 import sys
-from suite import connect
-with connect._own_folder() as folder:
-    print(folder, flush=True)
+from suite import connect, private
+with connect._own_folder() as folder, private.own_folder(folder.parent, "ray-") as scratch:
+    print(folder, scratch, flush=True)
     sys.stdin.readline()
 """
 
@@ -145,16 +145,23 @@ def test_what_a_killed_launch_leaves_is_swept_and_the_living_keep_theirs(
     )
     assert killed.stdout is not None
     assert living.stdout is not None
-    left, kept = Path(killed.stdout.readline().strip()), Path(living.stdout.readline().strip())
+    (left, scratch), (kept, beside) = (
+        map(Path, one.stdout.readline().split()) for one in (killed, living) if one.stdout
+    )
+    assert scratch.name.startswith("ablate-ray-")
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert left.is_dir()
+    assert scratch.is_dir()
     with connect._own_folder() as own:
         assert not left.exists()
+        assert not scratch.exists()
+        assert beside.is_dir()
         assert (kept / "token").is_file()
         assert own != kept
     living.communicate("\n")
     assert not kept.exists()
+    assert not beside.exists()
     assert not own.exists()
 
 
