@@ -250,7 +250,7 @@ def told_of(path: Path) -> Iterator[None]:
         yield
     except (UserError, OSError, MemoryError) as error:
         # A library says of damage that it is an OSError too, but without the system's number.
-        if type(error) is OSError and error.errno is None:
+        if isinstance(error, OSError) and error.errno is None:
             raise damaged(path, few_words(error)) from error
         raise
     except Exception as error:

@@ -116,10 +116,10 @@ def test_a_damaged_tokenizer_is_named(dataset: DataSet, tmp_path: Path) -> None:
 def test_damaged_examples_are_named(finished: StudyFolder, tmp_path: Path) -> None:
     record = CellFolder(shutil.copytree(finished.cell("cell").path, tmp_path / "cell"))
     (record.path / "examples" / "attention.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(RecordError, match=r"attention\.npz cannot be read"):
+    with pytest.raises(RecordError, match=r"attention\.npz is damaged"):
         read_attention(record)
     (record.path / "examples" / "questions.json").write_text('[{"text": "?"}]')
-    with pytest.raises(RecordError, match=r"questions\.json is not a list of examples"):
+    with pytest.raises(RecordError, match=r"questions\.json is damaged"):
         read_examples(record)
 
 

@@ -59,11 +59,14 @@ class Place:
     def interrupted(self) -> Path:
         """The run folder of a run that was killed soon after the first checkpoint of its second cell."""
         second = cells(self.expected / "demo")[1]
-        return self.state(
+        runs = self.state(
             "interrupted",
             lambda call: call.name == "rename" and f"{second}/checkpoint/step-" in call.path,
             further=5,
         )
+        assert not (runs / "demo" / second / "result.json").exists()
+        assert len(list(runs.glob(f"demo/{second}/checkpoint/step-*"))) == 1
+        return runs
 
     def state(self, name: str, is_reached: Callable[[Call], bool], further: int = 0) -> Path:
         """A run folder as a kill leaves it at the first call that ``is_reached``, or ``further`` calls after it."""

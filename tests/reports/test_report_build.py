@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reports.build import build
+from suite.records import StudyFolder
 
 MakeStudy = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def test_every_file_of_a_build_is_known(make_study: MakeStudy, tmp_path: Path) -
     figures = {"training", "test-accuracy", "cost", "density", "alpha-entmax-9-5-5"}
     names = {f"figures/{name}.{form}" for name in figures for form in ("pdf", "svg", "png")}
     pages = {"index.html", "cell.html"}
-    others = {"claims.csv", "figures/built.txt", "figures/captions.txt", "provenance.json"}
+    others = {"claims.csv", "built.txt", "figures/captions.txt", "provenance.json"}
     assert {name for name in one if not name.startswith("page/")} == TABLES | names | pages | others
     assert len([name for name in one if name.startswith("page/cells/")]) == 4
 
@@ -81,12 +82,18 @@ def test_a_study_without_cells_still_builds(make_study: MakeStudy, tmp_path: Pat
 @pytest.mark.usefixtures("one_format")
 def test_figures_of_an_earlier_build_are_removed_and_others_kept(make_study: MakeStudy, tmp_path: Path) -> None:
     report = tmp_path / "report"
-    build(make_study(names=["softmax-s0", "entmax-s0"]), report)
+    study = make_study(names=["softmax-s0", "entmax-s0"])
+    build(study, report)
     (report / "figures" / "mine.png").write_bytes(b"")
-    build(make_study(names=["softmax-s0"]), report)
+    (report / "page" / "mine.js").write_bytes(b"")
+    plain = StudyFolder(study).study()
+    StudyFolder(study).write_study(plain | {"cells": plain["cells"][:1]})
+    build(study, report)
     names = {path.name for path in (report / "figures").iterdir()}
     drawn = {"test-accuracy.svg", "training.svg", "cost.svg", "density.svg"}
-    assert names == {"mine.png", "built.txt", "captions.txt", *drawn}
+    assert names == {"mine.png", "captions.txt", *drawn}
+    assert [path.name for path in (report / "page" / "cells").iterdir()] == ["softmax-s0.js"]
+    assert (report / "page" / "mine.js").exists()
 
 
 @pytest.mark.usefixtures("one_format")

@@ -269,9 +269,10 @@ def test_confidences(study_folder: Path, entmax: float, verdict: str) -> None:
 
 
 def write_scores(record: CellFolder, scores: Sequence[float]) -> None:
-    """One question per image; the result's test accuracy is their mean."""
+    """One question per image; the result's accuracies are their mean."""
     accuracy = 100 * fmean(scores)
-    change_accuracy(record.path / "result.json", test=accuracy)
+    change_accuracy(record.path / "result.json", validation=accuracy, test=accuracy)
+    (record.path / "metrics.jsonl").unlink(missing_ok=True)
     table = {"question_id": range(len(scores)), "image_id": range(len(scores)), "answer": "yes", "score": scores}
     record.write_predictions(pd.DataFrame(table).assign(top_confidences=[[0.5]] * len(scores)))
 

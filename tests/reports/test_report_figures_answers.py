@@ -144,7 +144,7 @@ def test_a_question_before_anything_was_answered(study_folder: Path) -> None:
 def test_a_damaged_record_is_named(answered: Path, broken: str) -> None:
     for record in finished(answered):
         (record.path / broken).write_bytes(b"nothing of the kind")
-    with pytest.raises(RecordError, match="Delete that cell's folder and run again"):
+    with pytest.raises(RecordError, match=r"is damaged: .* Restore it from a copy"):
         answers(build_report(answered))
 
 

@@ -64,6 +64,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "layers": [9, 5, 5],
             "model": size,
             "seed": 0,
+            "train": ["train"],
             "validation": "validation",
             "test": "test",
             "pictures": "given",

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from changed import change
 from latex_document import compile_log
 from scored import add_seed, write_all
 
@@ -171,6 +172,7 @@ def test_many_rows_have_their_detectable_differences_in_the_file(study_folder: P
         cell = entry["cell"] | {"arguments": {"reach": 100 + reach}}
         study["cells"].append(entry | {"id": f"window{reach}-s0", "cell": cell})
         shutil.copytree(study_folder / "window-s0", study_folder / f"window{reach}-s0")
+        change(study_folder / f"window{reach}-s0" / "config.json", id=f"window{reach}-s0")
     missing = [entry | {"id": f"gone-s{seed}", "cell": entry["cell"] | {"seed": seed}} for seed in range(1, 31)]
     study["cells"] += missing
     write_json(study_folder / "study.json", study)
