@@ -160,10 +160,20 @@ def _escaping_engine(scene: Scene) -> None:
 
 
 def _escaping_picture(scene: Scene, reference: str) -> None:
+    import pyarrow.parquet
     from small_grid import write_small_data
+    from small_set import sealed
 
-    shutil.rmtree(scene.folder / "data/easy_vqa")
-    write_small_data(scene.folder / "data", picture=reference)
+    folder = scene.folder / "data/easy_vqa"
+    shutil.rmtree(folder)
+    write_small_data(scene.folder / "data")
+    images = pyarrow.parquet.read_table(folder / "images.parquet")
+    column = images.schema.get_field_index("picture")
+    changed = pyarrow.array([reference] * images.num_rows, images.schema.field(column).type)
+    pyarrow.parquet.write_table(
+        images.set_column(column, images.schema.field(column), changed), folder / "images.parquet"
+    )
+    sealed(folder)
 
 
 def _failed(scene: Scene) -> None:
