@@ -47,7 +47,7 @@ from suite.files import read_lines as read_lines
 from suite.files import settle as settle
 from suite.files import write_bytes as write_bytes
 from suite.files import write_text as write_text
-from suite.lease import held
+from suite.lease import Lease, held
 
 State = Literal["missing", "started", "stopped", "failed", "finished", "damaged"]
 Lines = Literal["metrics", "sites", "segments", "faults", "submissions", "server"]
@@ -120,9 +120,12 @@ class CellFolder:
         """The lines of a ``.jsonl`` file of the record, in their order."""
         path = self.path / f"{name}.jsonl"
         try:
-            lines = parse_lines(path, self.read(path.name))
+            content = self.read(path.name)
         except FileNotFoundError:
             return []
+        lines = parse_lines(path, content)
+        if _is_cut(content, name):
+            raise damaged(path, "its end is missing")
         for number, line in enumerate(lines, 1):
             forms.check(f"{path}:{number}", line, forms.LINES[name])
         return lines
@@ -275,10 +278,16 @@ class CellFolder:
     def append(self, name: Lines, lines: Iterable[Mapping[str, Any]]) -> None:
         """Adds all of ``lines``, or none where there is no room for them."""
         path, more = self.path / f"{name}.jsonl", checked_lines(lines)
+        if self.guard is None and name in _BY_USERS:
+            lease = Lease(self.path)
+            lease.take()
+            try:
+                _written_anew(path, more, lease)
+            finally:
+                lease.release()
+            return
         if self.guard is not None:
-            # Written anew, not added to: a file that is open stays open where another process has taken over.
-            before = read_bytes(path) if path.exists() else b""
-            write_bytes(path, before[: before.rfind(b"\n") + 1] + more, settled=True, staging=self.guard)
+            _written_anew(path, more, self.guard)
             return
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         with os.fdopen(file, "r+b", buffering=0) as opened:
@@ -443,6 +452,8 @@ class CellFolder:
 
 _RESUMED: tuple[Lines, ...] = ("metrics", "sites", "segments")
 """What grows while a cell trains, and goes back to its checkpoint."""
+_BY_USERS: tuple[Lines, ...] = ("submissions", "server")
+"""What commands add to a finished record."""
 _STEP = re.compile(r"step-\d{8}")
 _LEASES = re.compile(r"\.[0-9a-f]{32}(\.ended)?|\d{6}(\.json)?")
 _OLD_LEFT = re.compile(r"\.(?:[a-z][a-z-]*\.(?:json|jsonl|parquet|npz|png|jpg)|step-\d{8})\.\d+|\.probe")
@@ -589,6 +600,20 @@ def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         elif ours != theirs:
             return name
     return ""
+
+
+def _written_anew(path: Path, more: bytes, staging: Staging) -> None:
+    """Adds whole lines to a file, which is written anew: one that is open stays so where another has taken over."""
+    before = read_bytes(path) if path.exists() else b""
+    write_bytes(path, before[: before.rfind(b"\n") + 1] + more, settled=True, staging=staging)
+
+
+def _is_cut(content: bytes, name: Lines) -> bool:
+    """Whether lines that are always written whole end before their end; older engines' may, by a kill."""
+    if name in _BY_USERS and not content:
+        return True
+    whole = content.endswith(b"\n") or not content
+    return not whole and (name in _BY_USERS or (name in _RESUMED and b'"check"' in content))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

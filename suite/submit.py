@@ -88,15 +88,10 @@ def write_submission(
 
 def _check_appendable(record: CellFolder, name: Literal["submissions", "server"]) -> None:
     """Raises UserError where a line cannot be added to a file of the record, or would be added to another."""
-    path = record.path / f"{name}.jsonl"
-    if path.is_symlink():
-        raise RecordError(f"{path} is a link, and records have none: what is added would go elsewhere. Remove it.")
-    there = path.exists()
+    record.check_links()
+    record.lines(name)
     try:
-        with path.open("ab"):
-            pass
-        if not there:
-            path.unlink()
+        plan.probe(record.path)
     except OSError as error:
         raise UserError(
             f"The record {record.path} cannot be written: {error.strerror}. It keeps what was sent to the server: "
