@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check gpu bench rehearsal fuzz chaos scale lock clean
+.PHONY: run test check gpu bench rehearsal fuzz chaos faults kills stalls flips hostile at-once scale lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
@@ -18,6 +18,15 @@ fuzz: .venv/installed
 # The records and tables of 50 grids whose workers, nodes, drivers and disks fail at random: an hour on two cores.
 chaos: .venv/installed
 	$(BIN)/python tests/chaos.py --runs 50
+
+# What machines, neighbours and other people's files do, tried at every place where it can happen: hours on two cores.
+# Each prints how many tries it made and how many went wrong, of which kind; --only NUMBER repeats one.
+faults: kills stalls flips hostile at-once
+
+# Kills and errors at every call that changes a file (1,000), processes that are held up for longer than their lease
+# (300), damage in every kind of file (2,500), run folders of somebody else (230), and 50 reports at once.
+kills stalls flips hostile at-once: .venv/installed
+	$(BIN)/python tests/campaigns/campaign.py $@ --jobs 2
 
 # How long plan, status and report take over a thousand recorded cells: minutes.
 scale: .venv/installed

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from suite.errors import clean
 
 ABSENT = "-"
 """Where the paper prints a dash, or a number cannot exist; the column of the accuracy says why in words."""
@@ -54,18 +54,6 @@ class TextTable:
 def plain(text: str) -> str:
     """``clean`` as one line, without spaces that show nothing."""
     return " ".join(clean(text).split())
-
-
-def clean(text: str) -> str:
-    """``text`` without control and formatting characters (terminal escapes, bidirectional overrides, half
-    surrogates); spaces and line ends stay."""
-    if text.isprintable():
-        return text
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    return "".join(
-        character if character in "\n\t" or not unicodedata.category(character).startswith("C") else " "
-        for character in text
-    )
 
 
 def shortened(text: str, most: int) -> str:

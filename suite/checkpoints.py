@@ -53,7 +53,7 @@ def save(
     and then leaves nothing of it; with ``staging`` what that raises, where the record is another process's by now.
     """
     check_no_link(folder.parent.parent, folder)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=staging is None, exist_ok=True)
     for left in folder.glob(".step-*"):  # By a kill in the middle of a save.
         if is_left(left) or _OLD_LEFT.fullmatch(left.name):
             shutil.rmtree(left, ignore_errors=True)

@@ -14,18 +14,20 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import suite.look  # noqa: F401  What a notebook says of figures is not for a command.
 from suite import registry
-from suite.errors import UserError, unknown
+from suite.errors import UserError, clean, unknown
 from suite.lease import holder_of, sweep
 from suite.patience import waiting_for
 from suite.pulse import clock
 from suite.records import RecordError, StudyFolder, depth_text, load_cells
-from suite.terminal import let_go, say
+from suite.room import cores
+from suite.terminal import Terminal, let_go, open_closed, say
 
 if TYPE_CHECKING:
     from suite.bench.run import Bench
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 where all is well, 1 where cells failed, 2 for a user's mistake, 128 and its
     number for a signal (130 for Ctrl-C)."""
     words = sys.argv[1:] if argv is None else list(argv)
+    open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):  # Not every terminal knows every character of a report.
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -48,29 +51,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.words = words
         for plugin in getattr(arguments, "plugin", ()):
             registry.load_plugin(plugin)
-        return arguments.command(arguments)
+        code = arguments.command(arguments)
+        sys.stdout.flush()  # A disk that is full says so here.
+        return code
     except UserError as error:
-        print(f"ablate: {error}", file=sys.stderr)
+        say(f"ablate: {error}")
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
         return 0
     except OSError as error:
-        print(f"ablate: {error.strerror}: {error.filename or 'no file named'}.", file=sys.stderr)
+        _print_nowhere()
+        say(f"ablate: {error.strerror or error}: {error.filename or 'no file named'}.")
+        return 2
+    except MemoryError as error:
+        say(f"ablate: There is no memory left: {error}.")
         return 2
     except KeyboardInterrupt as stopped:
         continues = " The same command continues where the cells were." if words[:1] == ["run"] else ""
-        print(f"ablate: stopped.{continues}", file=sys.stderr)
+        say(f"ablate: stopped.{continues}")
         return 128 + getattr(stopped, "number", signal.SIGINT)
+
+
+def _print_nowhere() -> None:
+    """Where what is printed cannot be written: else Python tries again at its end, and says so."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(text: str, end: str = "\n") -> None:
+    """For a person: names and messages of records and plug-ins are shown, and obeyed by no terminal."""
+    print(clean(text), end=end)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     folder, _, workplace, planned = _prepare(arguments)
     patiently = partial(waiting_for, folder.path, workplace.patience)
     patiently(planned.write)
-    chosen_ids = {job.id for job in planned.chosen}
-    again = _stale(folder, chosen_ids, arguments.rerun_stale), _damaged(folder, chosen_ids, arguments.rerun_damaged)
-    if any(again):
+    chosen, cells = {job.id for job in planned.chosen}, load_cells(folder.path).to_dict("records")
+    cells = [cell for cell in cells if cell["id"] in chosen]
+    if any([_stale(folder, cells, arguments.rerun_stale), _damaged(folder, cells, arguments.rerun_damaged)]):
         patiently(planned.look_again)
     chosen, missing = planned.chosen, planned.missing
     if missing:
@@ -113,13 +135,12 @@ def _launch(
             schedule.run_with_ray(missing, workplace, finished, _cluster(arguments), *searching)
 
 
-def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
+def _stale(folder: StudyFolder, cells: Sequence[Mapping[str, Any]], rerun: bool) -> bool:
     """Says which finished cells another engine made; with ``rerun`` sets them aside, to be trained again.
 
     True where it did.
     """
-    cells = load_cells(folder.path)
-    stale = [cell for cell in cells[cells["stale"].astype(bool)]["id"] if cell in chosen]
+    stale = [cell["id"] for cell in cells if cell["stale"]]
     for cell in stale if rerun else ():
         folder.cell(cell).set_aside()
     if stale:
@@ -128,16 +149,15 @@ def _stale(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
     return bool(stale) and rerun
 
 
-def _damaged(folder: StudyFolder, chosen: set[str], rerun: bool) -> bool:
+def _damaged(folder: StudyFolder, cells: Sequence[Mapping[str, Any]], rerun: bool) -> bool:
     """Says which cells have records that are not what was written; with ``rerun`` sets them aside, to be trained
     again. True where it did."""
-    cells = load_cells(folder.path)
-    found = {cell["id"]: cell["failure"] for cell in cells.to_dict("records") if cell["state"] == "damaged"}
+    found = {cell["id"]: cell["failure"] for cell in cells if cell["state"] == "damaged"}
     if rerun:  # Also what only a look at every byte tells.
         from suite.verify import damages
 
-        found |= {one: told[0] for one in cells["id"] if one not in found and (told := damages(folder.cell(one)))}
-    found = {cell: why for cell, why in found.items() if cell in chosen}
+        others = [cell["id"] for cell in cells if cell["id"] not in found]
+        found |= {one: told[0] for one in others if (told := damages(folder.cell(one)))}
     for cell, why in found.items():
         say(f"{cell}: {why}")
         if rerun:
@@ -195,7 +215,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             _print_table(shown_nodes(found.nodes), False)
         print(*found.summary(), sep="\n")
         for finding in found.findings:
-            print(f"`ablate run` would not start: {finding}")
+            _print(f"`ablate run` would not start: {finding}")
     return 1 if found.findings else 0
 
 
@@ -215,26 +235,35 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.watch and arguments.json:
         raise UserError("--watch shows a table that changes, --json prints the cells once. Give one of them.")
     if not arguments.watch:
-        _print_table(_states(folder), arguments.json)
         cells = load_cells(folder.path).to_dict("records")
+        _print_table(_states(folder, cells), arguments.json)
         _say_failures(folder, [cell["id"] for cell in cells])
         for cell in cells:
             if cell["state"] == "damaged":
                 say(f"damaged: {cell['id']}: {cell['failure']}")
         return 0
-    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=Console(highlight=False, markup=False), auto_refresh=False) as live:
+    with Live(console=Terminal(sys.stdout, highlight=False, markup=False), auto_refresh=False) as live:
+        seen = None
         while True:
-            rows = _states(folder)
+            try:
+                cells = load_cells(folder.path).to_dict("records")
+                rows, seen = _states(folder, cells), time.monotonic()
+            except (OSError, UserError):  # A folder may go between two looks, and come back.
+                if seen is None or time.monotonic() - seen > GONE:
+                    raise
+                time.sleep(2)
+                continue
             live.update(Text(_watched(rows), no_wrap=True), refresh=True)
             if all(row["state"].startswith(("finished", "failed", "stopped", "damaged")) for row in rows):
                 return 0
             time.sleep(2)
 
 
+GONE = 60.0
+"""Seconds that `status --watch` looks on where records cannot be read."""
 WATCHED = ("running", "interrupted", "damaged", "failed", "missing", "stopped", "finished")
 """States of cells, those first that somebody may have to do something about."""
 
@@ -247,10 +276,10 @@ def _watched(rows: list[dict]) -> str:
     return f"{len(rows)} cells: {', '.join(counts)}\n\n{_table([rows[place] for place in order])}"
 
 
-def _states(folder: StudyFolder) -> list[dict]:
+def _states(folder: StudyFolder, cells: Sequence[Mapping[str, Any]]) -> list[dict]:
     """One row per cell of the study; those that run now with where they are."""
     rows = []
-    for cell in load_cells(folder.path).to_dict("records"):
+    for cell in cells:
         record = folder.cell(cell["id"])
         state, step, live, holder = cell["state"], cell["steps"], None, None
         if state == "started":
@@ -295,6 +324,8 @@ def _logs(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{arguments.cell} has not begun and has no log. Run it first: ablate run {arguments.study}."
         )
+    # A terminal obeys nothing of it; who reads it otherwise gets what is there.
+    show = _print if sys.stdout.isatty() else print
     shown = 0
     while True:
         # A cell that was interrupted has nobody who writes to its log.
@@ -304,7 +335,8 @@ def _logs(arguments: argparse.Namespace) -> int:
             log.seek(shown)
             new = log.read()
         shown += len(new)
-        print(new.decode(errors="replace"), end="", flush=True)
+        show(new.decode(errors="replace"), end="")
+        sys.stdout.flush()
         if not runs:
             return 0
         time.sleep(1)
@@ -319,12 +351,12 @@ def _drain(arguments: argparse.Namespace) -> int:
         )
     places = [arguments.runs / arguments.study] if arguments.study else sorted(arguments.runs.glob("*"))
     if arguments.study:
-        StudyFolder(places[0]).study()  # Raises where there is none: a slip would leave its cells running.
+        StudyFolder(places[0]).check_launched()  # A slip would leave its cells running.
     left, staying = drain(places, arguments.all, 60 * arguments.wait)
     for cell in left:
-        print(f"left: {cell}")
+        _print(f"left: {cell}")
     for cell in staying:
-        print(f"still running: {cell}")
+        _print(f"still running: {cell}")
     where = "" if arguments.all else f" on {socket.gethostname()}"
     say(f"{len(left)} cells have written checkpoints and left{where}, {len(staying)} are still running.")
     return 1 if staying else 0
@@ -354,7 +386,7 @@ def _check_report(folder: StudyFolder) -> int:
     place = folder.path / "report"
     reports = [registry.find("report", name) for name in registry.names("report")]
     unlike = [text for report in reports if (text := report(folder.path, place, check=True))]
-    print("\n".join(unlike) or f"{place} is what the records give.")
+    _print("\n".join(unlike) or f"{place} is what the records give.")
     return 1 if unlike else 0
 
 
@@ -389,13 +421,13 @@ def _variants(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         for name in names:
             variant = registry.find("variant", name)
-            print(f"{name:<14} {variant()}  {(variant.__doc__ or '').strip().splitlines()[0]}")
+            _print(f"{name:<14} {variant()}  {(variant.__doc__ or '').strip().splitlines()[0]}")
         return 0
     from suite.contract import check
 
     for name in names:
         for line in check(registry.find("variant", name)()):
-            print(f"{name}: {line}")
+            _print(f"{name}: {line}")
     return 0
 
 
@@ -407,7 +439,7 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.action == "verify":
         return _verify(folder)
     if files and folder.exists():
-        say(f"{folder} is there already and stays as it is: delete it to prepare it from these files.")
+        say(f"{folder} is there already and stays as it is: give --data OTHER to prepare it from these files.")
     elif files:
         say(str(files))
         left_out = registry.find("dataset", arguments.name)(folder, progress, files)
@@ -427,6 +459,7 @@ def _files(arguments: argparse.Namespace) -> Files | None:
         "answers": arguments.answers,
         "tokenizer": arguments.tokenizer,
         "dtype": arguments.dtype,
+        "boxes": arguments.boxes,
         "skip_bad": arguments.skip_bad,
     }
     given = {name: value for name, value in given.items() if value}
@@ -452,7 +485,7 @@ def _verify(folder: Path) -> int:
 
     damage = verify_dataset(folder, _counting("read", "images"))
     for sentence in damage:
-        print(sentence)
+        _print(sentence)
     print(f"{folder}: {'damaged' if damage else 'every file and every image is as it was written'}.")
     return 1 if damage else 0
 
@@ -489,7 +522,7 @@ def _score_add(arguments: argparse.Namespace) -> int:
     from suite.submit import add_server_score
 
     runs, cell, split = arguments.runs, arguments.cell, arguments.split
-    print(add_server_score(runs, cell, split, arguments.accuracy, arguments.study))
+    _print(add_server_score(runs, cell, split, arguments.accuracy, arguments.study))
     return 0
 
 
@@ -570,7 +603,7 @@ def _bench_cost(arguments: argparse.Namespace) -> int:
 
     folder = StudyFolder(arguments.runs / arguments.study)
     settings = Settings(arguments.rounds, arguments.threads, arguments.device)
-    print(measure_costs(folder, arguments.data, arguments.cells, settings, arguments.plugin), end="")
+    _print(measure_costs(folder, arguments.data, arguments.cells, settings, arguments.plugin), end="")
     return 0
 
 
@@ -613,9 +646,14 @@ def _table(rows: list[dict]) -> str:
     """Columns side by side; those that say nothing are left out."""
     kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     lines = [[name.replace("_", " ") for name in kept]]
-    lines += [["" if row[name] is None else str(row[name]) for name in kept] for row in rows]
+    # In one line each, and nothing that a terminal obeys.
+    lines += [["" if row[name] is None else _cell(row[name]) for name in kept] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    return clean(str(value)).replace("\n", " ").replace("\t", " ")
 
 
 def _counting(verb: str, things: str) -> Callable[[int, int], None]:
@@ -669,6 +707,14 @@ def _shared_folder(text: str) -> Path:
     return Path(text)
 
 
+def _address(text: str) -> str:
+    if not text:  # As of a shell's variable that is not set: not this machine.
+        raise argparse.ArgumentTypeError(
+            "expected host:port or auto, received nothing; without it this machine runs"
+        )
+    return text
+
+
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     if not names:  # As of a shell's variable that is not set: not all of them.
@@ -704,7 +750,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("--zero-stage", type=int, default=0, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO (0)")
 
-    grid.add_argument("--address", help="a Ray cluster's address, or auto")
+    grid.add_argument("--address", type=_address, help="a Ray cluster's address, or auto")
     grid.add_argument("--cpus", type=_slots, help="CPUs of this machine to use (all)")
     grid.add_argument("--gpus", type=_count, help="GPUs of this machine to use (all)")
 
@@ -815,6 +861,9 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("--answers", type=Path, metavar="FILE", help="the vocabulary of answers")
     files.add_argument("--tokenizer", metavar="FILE", help="vocab.txt, or a hub id (bert-base-uncased)")
     files.add_argument("--dtype", choices=("float16", "float32"), help="of the features (float16)")
+    files.add_argument(
+        "--boxes", choices=("pixels", "shares"), help="what boxes are measured in (their first images tell)"
+    )
     files.add_argument("--skip-bad", action="store_true", help="leave out and list what is wrong")
     data.set_defaults(command=_data)
 
@@ -853,9 +902,7 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     benches = bench.add_subparsers(required=True, metavar="BENCH")
     # Without --rounds: its default is each bench's own, and a parent's is all its children's.
     machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument(
-        "--threads", type=_slots, default=os.cpu_count() or 1, metavar="N", help="CPU threads (one per core)"
-    )
+    machine.add_argument("--threads", type=_slots, default=cores(), metavar="N", help="CPU threads (one per core)")
     machine.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     kept = argparse.ArgumentParser(add_help=False, parents=[machine])
     kept.add_argument("--out", type=Path, metavar="FOLDER", help="default: bench/ and the bench's name")
@@ -921,7 +968,7 @@ def _add_bench(bench: argparse.ArgumentParser, places: argparse.ArgumentParser) 
     grid.add_argument(
         "--cells", type=_numbers, default=(20, 200), metavar="N,N", help="of next to no work (20,200)"
     )
-    grid.add_argument("--slots", type=_slots, default=os.cpu_count() or 1, metavar="N", help="cells at a time")
+    grid.add_argument("--slots", type=_slots, default=cores(), metavar="N", help="cells at a time")
     grid.add_argument("--set", type=_setting, action="append", default=[], metavar="FIELD=VALUE")
     grid.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
     grid.add_argument("--rounds", type=_slots, default=1, metavar="N", help="samples of each number (1)")

@@ -167,7 +167,10 @@ def steps_left(record: CellFolder, cell: Cell) -> int:
     """Steps that the cell has yet to train; those since its last evaluation count again."""
     if cell.keep is not None or record.state == "finished":
         return 0
-    lines = record.lines("metrics")
+    try:
+        lines = record.lines("metrics")
+    except RecordError:  # `ablate status` tells of it, and the cell when it runs.
+        lines = []
     return max(cell.protocol.steps - (lines[-1]["step"] if lines else 0), 0)
 
 

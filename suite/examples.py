@@ -34,6 +34,7 @@ def record_examples(
     rows = chosen(dataset.rows(cell.test))
     asked = dataset.questions("text", rows=rows)["text"].tolist()
     images = dataset.images().iloc[dataset.image[rows]]
+    boxes = dataset.batch(rows).boxes
     position, labels, scores = dataset.scored_answers(rows)
     questions, pictures = [], {}
     for place, (row, words) in enumerate(zip(rows, dataset.tokens(rows), strict=True)):
@@ -50,7 +51,7 @@ def record_examples(
                 "split": cell.test,
                 "text": asked[place],
                 "words": words,
-                "boxes": dataset.boxes[dataset.image[row]].tolist(),
+                "boxes": boxes[place].tolist(),
                 "width": int(image["width"]),
                 "height": int(image["height"]),
                 "picture": name,

@@ -6,18 +6,22 @@ else is refused: its weights would load there, and silently answer differently.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from suite import plan, pruning
 from suite.attention import SoftmaxWeights
 from suite.data.store import DataSet
+from suite.destination import destination
 from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
 from suite.records import StudyFolder, write_json
@@ -35,12 +39,12 @@ def export(study: StudyFolder, cell_id: str, data: Path, out: Path) -> str:
     tokenizer_config.json. Layers that the cell's evaluation leaves out are left out, and the others renumbered.
 
     Raises UserError where the cell is not finished, its method or data set has changed since, transformers cannot
-    compute what it computes, or ``out`` exists.
+    compute what it computes, or ``out`` exists or cannot be written: before anything is computed.
     """
-    if out.exists():
-        raise UserError(f"{out} exists, and may hold another model. Give --out a new folder.")
     cell, dataset = plan.trained_cell(study, cell_id, data)
     model = load_trained(study, cell_id, dataset)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    target = destination(out, size, "may hold another model")
     others = {type(weights).__name__ for _, weights in model.sites() if type(weights) is not SoftmaxWeights}
     if model.config.pooling != "first":
         others.add(f"{model.config.pooling} pooling")
@@ -58,7 +62,7 @@ def export(study: StudyFolder, cell_id: str, data: Path, out: Path) -> str:
             f"difference of {difference:.3g}. {cell.variant} does more than choose layers once and for all. Use "
             "the cell's own model, which suite.training.load_trained makes."
         )
-    _write(theirs, dataset, out)
+    _write(theirs, dataset, target)
     layers = "-".join(str(len(kept)) for kept in pruning.kept_layers(model).values())
     return (
         f"Saved as transformers' LXMERT of {layers} layers: on {len(rows)} validation questions its logits are the "
@@ -120,7 +124,9 @@ def _difference(
 
 def _write(theirs: transformers.LxmertForQuestionAnswering, dataset: DataSet, out: Path) -> None:
     """Under another name first: a folder that exists is whole."""
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    # In a folder that nobody else can have made, with a link in it.
+    place = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    draft = place / out.name
     # Without it AutoTokenizer builds BERT's own in transformers 5, with a vocabulary of five tokens.
     special = {f"{name.lower()}_token": f"[{name}]" for name in ("UNK", "SEP", "PAD", "CLS", "MASK")}
     transformers.utils.logging.disable_progress_bar()
@@ -129,5 +135,9 @@ def _write(theirs: transformers.LxmertForQuestionAnswering, dataset: DataSet, ou
         shutil.copyfile(dataset.folder / "tokenizer.json", draft / "tokenizer.json")
         write_json(draft / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
         os.replace(draft, out)
+    except SafetensorError as error:
+        # It has words of its own for a disk that is full, or that does not take what it is given.
+        number = errno.EIO if shutil.disk_usage(place).free > 1 << 20 else errno.ENOSPC
+        raise OSError(number, os.strerror(number), str(out)) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)

@@ -174,8 +174,10 @@ def write_document(
     path: Path, value: Mapping[str, Any], settled: bool = False, staging: Staging | None = None
 ) -> None:
     """A JSON object that knows itself: ``read_json`` raises where a bit of it has changed since."""
-    text = _dumps(value, indent=1)
-    content = text.removesuffix("\n}").encode()
+    if not value:
+        write_json(path, value, settled, staging)
+        return
+    content = _dumps(value, indent=1).removesuffix("\n}").encode()
     write_bytes(path, content + f',\n "check": "{_check(content)}"\n}}\n'.encode(), settled, staging)
 
 

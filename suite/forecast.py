@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from suite.estimate import Device, Measured, makespan, steps_left
 from suite.plan import Job, Workplace, describe
 from suite.pulse import clock
 from suite.records import StudyFolder
-from suite.room import Node, check_room, need, placed, room_on
+from suite.room import Node, check_room, cores, need, placed, room_on
 
 if TYPE_CHECKING:
     from suite.schedule import Cluster
@@ -72,7 +71,7 @@ def forecast(
     else:
         nodes = [here]
         workplace = dataclasses.replace(workplace, placement=placed(workplace.placement, nodes))
-        answers = {here.id: {"processor": provenance.processor(), "gpus": preflight.gpu_names()}}
+        answers = {here.id: {"processor": provenance.processor(), "gpus": preflight.visible_gpu_names()}}
         slots, findings, memory = 0, [], preflight.memory_needed(missing, workplace)
         try:
             slots = check_room(workplace.placement, nodes, memory)
@@ -112,9 +111,10 @@ def _node(node: Node, answer: Mapping[str, Any] | None, cells: int) -> dict[str,
 
 
 def here(cpus: int | None, gpus: int | None) -> Node:
-    """This machine, with what of it the user gives."""
-    found = len(preflight.gpu_names()) if gpus is None else gpus
-    return Node("", socket.gethostname(), cpus or os.cpu_count() or 1, found)
+    """This machine, with what of it the user gives. Raises UserError for more GPUs than this process may see."""
+    preflight.check_gpus(gpus)
+    found = len(preflight.visible_gpu_names()) if gpus is None else gpus
+    return Node("", socket.gethostname(), cpus or cores(), found)
 
 
 def _totals(cells: Sequence[Mapping[str, Any]], slots: int, workplace: Workplace) -> dict[str, Any]:

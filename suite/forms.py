@@ -65,7 +65,7 @@ STUDY = {
     ],
 }
 
-CONFIG = {"id?": str, "cell?": dict, "start?": Some(str), "code": {"engine": str}}
+CONFIG = {"id?": str, "cell?": dict, "start?": Some(str), "code?": {"engine?": str}}
 
 RESULT = {
     "accuracy": Named(float),
@@ -77,11 +77,12 @@ RESULT = {
     "kept?": Some(Named([int])),
     "steps": int,
     "seconds": float,
+    "native?": Named(str),
     "files?": Named(str),
 }
 
 FAILURE = {"kind?": str, "message": str, "where?": str, "log?": str}
-STOPPED = {"step": int, "accuracy": float, "rung": int, "scheduler": dict}
+STOPPED = {"step": int, "accuracy": float, "rung": float, "scheduler": dict}
 LIVE = {"step": int, "steps": int, "questions_per_second": float}
 TOLD = {"step": int}
 COST = {"measurements": [{"device": str}]}

@@ -34,17 +34,17 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import cloudpickle, tune
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from suite import checkpoints, preflight
+from suite import checkpoints, preflight, ray_private
 from suite.config import Cell, Placement, from_plain, to_plain
 from suite.errors import UserError
 from suite.lease import held
 from suite.plan import Job, Workplace
+from suite.private import own_folder
 from suite.progress import Display
 from suite.pulse import Leave, Progress, drain_markers, launch_marker
 from suite.records import RecordError, StudyFolder
@@ -57,30 +57,6 @@ TRIES = 3
 cells that leave because they are asked to, do not count."""
 SHOWN_EVERY = 2.0
 """Seconds between two looks at where the running cells are."""
-
-
-def _hearing_of_deaths(failed: Callable[..., None]) -> Callable[..., None]:
-    """A method of Tune's that is told an actor's error, or its task's.
-
-    Tune ends the launch with all its cells at one of another kind. Such is the end of a worker whose node runs low
-    on memory (ray.exceptions.OutOfMemoryError): to the method it is as if the actor had died.
-    """
-
-    def hear(*told: Any, **named: Any) -> None:
-        failed(*map(_as_death, told), **{name: _as_death(one) for name, one in named.items()})
-
-    return hear
-
-
-def _as_death(told: Any) -> Any:
-    if isinstance(told, RayError) and not isinstance(told, RayActorError | RayTaskError):
-        # The first line says what there is to say; the others list all that ran on the node.
-        return RayActorError(error_msg=str(told).strip().partition("\n")[0])
-    return told
-
-
-RayActorManager._actor_start_failed = _hearing_of_deaths(RayActorManager._actor_start_failed)
-RayActorManager._actor_task_failed = _hearing_of_deaths(RayActorManager._actor_task_failed)
 
 
 class Stopped(KeyboardInterrupt):
@@ -299,7 +275,7 @@ def fit(grid: Grid, memory: float, scheduler: TrialScheduler | None = None) -> N
     placement = grid.workplace.placement
     # Where a cell has workers of its own, it is they who take the room; Tune wants some resource, if a byte.
     resources: dict[str, float] = need(placement, memory) if placement.alone else {"memory": 1}
-    with tempfile.TemporaryDirectory(prefix="ablate-ray-") as scratch:
+    with own_folder(Path(tempfile.gettempdir()), "ray-") as scratch, ray_private.hearing_of_deaths():
         tune.Tuner(
             tune.with_resources(CellTrial, resources),
             tune_config=tune.TuneConfig(
@@ -311,8 +287,8 @@ def fit(grid: Grid, memory: float, scheduler: TrialScheduler | None = None) -> N
             ),
             run_config=tune.RunConfig(
                 # Ray keeps what it writes by the second in which a launch began and by this name.
-                name=Path(scratch).name,
-                storage_path=scratch,
+                name=scratch.name,
+                storage_path=str(scratch),
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[Follow(grid)],

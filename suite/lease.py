@@ -84,19 +84,25 @@ class Lease:
         seen, since = None, time.monotonic()
         while True:
             number, token = _newest(self.folder)
-            look = _look(self.folder / f"{number:06d}" / token) if token else None
+            if not token:
+                if self._create(number or 1):  # Nobody's: a folder without a lease in it is being removed.
+                    return
+                continue
+            look = _look(self.folder / f"{number:06d}" / token)
+            if look is None:  # Given back between the two looks.
+                continue
             if look != seen:
                 seen, since = look, time.monotonic()
-            holder = look[1] if look else None
-            gone = look is None or (holder is not None and holder.is_gone())
-            if gone or time.monotonic() - since > SILENCE:
-                if self._create(number + 1):
+            holder = look[1]
+            if (holder is not None and holder.is_gone()) or time.monotonic() - since > SILENCE:
+                if self._create(number + 1, token):
                     return
                 continue
             waiting(holder)
             time.sleep(POLL)
 
-    def _create(self, number: int) -> bool:
+    def _create(self, number: int, over: str = "") -> bool:
+        """Creates the lease ``number`` where nobody has the cell, or who has the token ``over`` is gone."""
         draft, token = self.folder / f".{self.holder.token}", self.holder.token
         try:
             (draft / token).mkdir(parents=True)
@@ -111,7 +117,10 @@ class Lease:
         self.path = self.folder / f"{number:06d}" / token
         # One look for both: what is lower where this lease is the newest is older, also if this process stalls now.
         leases = _leases(self.folder)
-        if max(leases, default=None) != (number, [token]):  # It was slow, and others have been here since.
+        others = {one for _, tokens in leases for one in tokens} - {token}
+        # Where there is the lease that was looked at, those before it are what its holder took over from and left.
+        if max(leases, default=None) != (number, [token]) or (others and over not in others):
+            # This process was slow, and others have been here since it looked; numbers may have begun anew.
             self.release()
             return False
         for lower, tokens in leases:

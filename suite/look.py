@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+# Figures are written, and need no backend. A notebook's, which the commands of its cells inherit, may not be there
+# to load: then matplotlib is not even imported. In the notebook itself it stays.
+if "ipykernel" not in sys.modules:
+    os.environ.pop("MPLBACKEND", None)
 
 COLUMN = 3.35
 """Width of a column of a two-column page, inches."""

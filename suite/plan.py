@@ -142,6 +142,8 @@ def plan(
         if cell.start:
             start = starts.get(id(cell.start)) or add(cell.start, "start")
             starts[id(cell.start)] = start
+            if cell.start.dataset != cell.dataset:
+                _check_same_rows(dataset_of(cell.dataset), dataset_of(cell.start.dataset))
         check_answers(cell.dataset, (*cell.train, cell.validation, cell.test))
         weights = _weights_of(cell)
         name = _name(cell, source_of(cell.variant), dataset_of(cell.dataset), start, weights)
@@ -158,6 +160,18 @@ def plan(
     for cell in trials:
         add(cell, "trial")
     return list(jobs.values())
+
+
+def _check_same_rows(dataset: DataSet, start: DataSet) -> None:
+    """Raises UserError where the rows of the start's weights are of other answers or words than the cell's are.
+
+    As many are not the same.
+    """
+    if dataset.answers != start.answers or dataset.information["tokenizer"] != start.information["tokenizer"]:
+        raise UserError(
+            f"A cell on {dataset.name} starts from one on {start.name}, which has other answers or word pieces, or "
+            "in another order: the rows of its weights mean something else. Prepare both with the same ones."
+        )
 
 
 def _name(cell: Cell, source: str, dataset: DataSet, start: str | None, weights: str | None) -> str:
@@ -181,6 +195,7 @@ def trained_cell(study: StudyFolder, cell_id: str, data: Path) -> tuple[Cell, Da
     """
     record = study.cell(cell_id)
     known = [entry["id"] for entry in study.study()["cells"]]
+    record.check_links()
     if record.state == "missing" and cell_id not in known:
         raise unknown("cell", cell_id, known)
     if record.state != "finished":

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suite import estimate, provenance, registry
+from suite import estimate, provenance, registry, tools
 from suite.data.store import open_dataset
 from suite.errors import UnfitNode, UserError
 from suite.lease import CHECK, Lease
@@ -87,7 +88,7 @@ def look(plain: dict[str, Any]) -> dict[str, Any]:
         "engine": provenance.engine_digest(),
         "packages": provenance.packages(),
         "folder": _tried(lambda: _leave_word(Path(expected.file), expected.word)),
-        "plugins": {path: _tried(lambda path=path: registry.load_plugin(path)) for path in expected.plugins},
+        "plugins": {path: _tried(lambda path=path: registry.load_kept_plugin(path)) for path in expected.plugins},
         "methods": {name: _tried(lambda name=name: registry.source_digest(name)) for name in expected.methods},
         "datasets": {
             name: _tried(lambda name=name: open_dataset(Path(expected.data) / name).digest)
@@ -210,9 +211,65 @@ def refuse(found: Sequence[str]) -> None:
 
 def gpu_names() -> list[str]:
     """Of this machine, whatever part of them this process may use; none where NVIDIA's driver does not say."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return _nvidia_smi("--query-gpu=name", "--format=csv,noheader")
+
+
+def visible_gpu_names() -> list[str]:
+    """Of the GPUs of this machine that CUDA_VISIBLE_DEVICES leaves to this process."""
+    visible, names = visible_gpus(), gpu_names()
+    if visible is None or not names:
+        return names
+    listed = {} if all(entry.isdigit() for entry in visible) else _listed()
+    found = []
+    for entry in visible:
+        if entry.isdigit():
+            name = names[int(entry)] if int(entry) < len(names) else None
+        else:  # The head of an id suffices.
+            name = next((name for uuid, name in listed.items() if uuid.startswith(entry)), None)
+            name = name or (None if listed else names[0])
+        if name is None:
+            break  # As CUDA does: what follows one that is not there is not visible either.
+        found.append(name)
+    return found
+
+
+def visible_gpus() -> list[str] | None:
+    """What CUDA_VISIBLE_DEVICES lists, numbers or ids; None where it is not set and hides nothing."""
+    text = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return None
+    entries = []
+    for entry in map(str.strip, text.split(",")):
+        if not (entry.isdecimal() or entry.startswith(("GPU-", "MIG-"))):
+            break  # -1, NoDevFiles and the like, after which CUDA looks no further.
+        entries.append(entry)
+    return entries
+
+
+def check_gpus(gpus: int | None) -> None:
+    """Raises UserError where a launch on this machine is to use more GPUs than it may see."""
+    visible = visible_gpus()
+    if gpus and visible is not None and gpus > len(visible):
+        raise UserError(
+            f"Ray cannot start here with --gpus {gpus}: CUDA_VISIBLE_DEVICES shows {len(visible)}, "
+            f"'{os.environ['CUDA_VISIBLE_DEVICES']}'. Give fewer --gpus, or set it to the numbers of as many."
+        )
+
+
+def _listed() -> dict[str, str]:
+    """The id of each GPU, and of each part that one is split into, with its name."""
+    listed, whole = {}, ""
+    for line in _nvidia_smi("-L"):
+        if found := re.match(r"\s*(?:GPU \d+: )?(.+?)(?: +Device +\d+:)? \(UUID: (\S+)\)", line):
+            name, uuid = found.groups()
+            whole = name if uuid.startswith("GPU-") else whole
+            listed[uuid] = name if name == whole else f"{whole} {name}"
+    return listed
+
+
+def _nvidia_smi(*arguments: str) -> list[str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = tools.ask(["nvidia-smi", *arguments])
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from suite.config import Cell
+from suite.errors import clean
 from suite.plan import Job, describe
 from suite.pulse import Progress, clock
 from suite.records import State
@@ -108,7 +109,7 @@ class Display:
 
     def _say(self, text: str) -> None:
         try:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(clean(text), markup=False, soft_wrap=True)
         except OSError:
             let_go()
 
@@ -132,8 +133,8 @@ class Display:
         for running in self.running.values():
             latest = running.latest
             table.add_row(
-                running.job.id,
-                describe(running.job),
+                clean(running.job.id),
+                clean(describe(running.job)),
                 f"{running.step}/{running.job.cell.protocol.steps}",
                 f"{latest.accuracy:.1f} %" if latest else "",
                 f"{running.speed:.0f}" if running.speed else "",

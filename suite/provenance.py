@@ -13,6 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from suite import tools
+from suite.room import cores
+
 ENGINE = (
     "attention.py", "native.py", "training.py", "engine.py", "pruning.py", "optimisers.py",
     "models/*.py", "data/*.py",
@@ -37,14 +40,39 @@ def engine_digest() -> str:
 
 @cache
 def code() -> dict[str, Any]:
-    """Commit, a hash of local changes to it (None where there are none), and the engine's digest."""
+    """Commit, a hash of local changes to it, and the engine's digest.
+
+    The hash is None where there are no changes, and ``unknown`` where git does not say.
+    """
     root = Path(__file__).parent.parent
     commit = changes = None
     if (root / ".git").exists():
-        commit = _git(root, "rev-parse", "HEAD")
-        difference = _git(root, "diff", "HEAD")
-        changes = hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else None
-    return {"commit": commit, "changes": changes, "engine": engine_digest()}
+        commit, changes = _git(root, "rev-parse", "--verify", "HEAD"), _changes(root)
+    return {"commit": commit.strip() if commit else None, "changes": changes, "engine": engine_digest()}
+
+
+def _changes(root: Path) -> str | None:
+    """A hash of the files that are not as in the commit, and of new ones in the packages.
+
+    Of the files, not of a text about them: how that looks is up to the user's settings.
+    """
+    options = ("--name-only", "-z", "--no-renames", "--no-relative", "--no-ext-diff", "--ignore-submodules=none")
+    changed = _git(root, "diff", *options, "HEAD", "--")
+    # What git is told to ignore is the checkout's own, not the user's.
+    listing = ("--others", "--exclude-per-directory=.gitignore", "-z", "--")
+    new = _git(root, "ls-files", *listing, "suite", "ablations", "reports")
+    if changed is None or new is None:
+        return "unknown"
+    names = sorted({*changed.split("\0"), *new.split("\0")} - {""})
+    hashed = hashlib.sha256()
+    try:
+        for name in names:
+            path = root / name
+            hashed.update(os.fsencode(name) + b"\0")
+            hashed.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"not a file")
+    except OSError:
+        return "unknown"
+    return hashed.hexdigest()[:16] if names else None
 
 
 def packages() -> dict[str, str | None]:
@@ -64,21 +92,25 @@ def hardware() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "compiler": compiler_version(),
     }
 
 
 def compiler() -> list[str]:
     """The command of the C compiler: ``$CC``, or ``cc``."""
-    return shlex.split(os.environ.get("CC") or "cc")
+    given = os.environ.get("CC", "")
+    try:
+        return shlex.split(given) or ["cc"]
+    except ValueError:  # A quote without its other half: then it is the name of a file.
+        return [given]
 
 
 def compiler_version() -> str | None:
     """What the compiler calls itself; None where there is none."""
     try:
-        done = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
+        done = tools.ask([*compiler(), "--version"])
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     return done.stdout.partition("\n")[0] or None
 
@@ -93,8 +125,11 @@ def processor() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=20)
+    """What git prints of the checkout ``root`` itself, whatever repository is around it or in the environment."""
+    named = [f"--git-dir={root / '.git'}", f"--work-tree={root}", "-c", "core.fsmonitor=false"]
+    command = ["git", "-C", str(root), *named, *arguments]
+    try:  # Names of files come back as they are, of any bytes.
+        done = tools.ask(command, without="GIT_", settings={"GIT_OPTIONAL_LOCKS": "0"}, errors="surrogateescape")
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None

@@ -398,8 +398,9 @@ class CellFolder:
             for path in self._left(result["steps"]):
                 if path.name != "lease":
                     remove(path, lease)
-            for path in self.path.glob("lease/.*"):
-                if _LEASES.fullmatch(path.name):
+            assert lease.path is not None
+            for path in (self.path / "lease").iterdir():
+                if _LEASES.fullmatch(path.name) and path != lease.path.parent:
                     remove(path, lease)
 
     def _left(self, steps: int) -> Iterator[Path]:
@@ -443,7 +444,7 @@ class CellFolder:
 _RESUMED: tuple[Lines, ...] = ("metrics", "sites", "segments")
 """What grows while a cell trains, and goes back to its checkpoint."""
 _STEP = re.compile(r"step-\d{8}")
-_LEASES = re.compile(r"\.[0-9a-f]{32}(\.ended)?")
+_LEASES = re.compile(r"\.[0-9a-f]{32}(\.ended)?|\d{6}(\.json)?")
 _OLD_LEFT = re.compile(r"\.(?:[a-z][a-z-]*\.(?:json|jsonl|parquet|npz|png|jpg)|step-\d{8})\.\d+|\.probe")
 """Temporary names of older engines."""
 
@@ -460,9 +461,7 @@ class StudyFolder:
         Raises RecordError where the study was never launched, or the file is not one that a launch wrote.
         """
         path = self.path / "study.json"
-        self.check_links()
-        if not path.exists():
-            raise RecordError(f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs.")
+        self.check_launched()
         study = forms.check(path, read_json(path), forms.STUDY)
         ids = [entry["id"] for entry in study["cells"]]
         for one in ids:
@@ -476,6 +475,12 @@ class StudyFolder:
             if entry["start"] is not None and entry["start"] not in ids:
                 raise damaged(path, f"{entry['id']} starts from {entry['start'][:80]!r}, which it does not have")
         return study
+
+    def check_launched(self) -> None:
+        """Raises RecordError where the study was never launched."""
+        self.check_links()
+        if not (path := self.path / "study.json").exists():
+            raise RecordError(f"No study at {self.path}: expected {path}. Run `ablate run` first, or give --runs.")
 
     def write_study(self, study: Mapping[str, Any]) -> None:
         self.check_links()
@@ -568,7 +573,10 @@ def _engine_of(record: CellFolder, entry: Mapping[str, Any]) -> str | None:
         raise damaged(path, f"it is the configuration of {config['id']}")
     if "cell" in config and (name := _unlike(config["cell"], entry["cell"])):
         raise damaged(path, f"its {name} is not that of the cell in study.json")
-    return config["code"]["engine"]
+    engine = config.get("code", {}).get("engine")
+    if engine is None and record.state in ("finished", "stopped"):
+        raise damaged(path, "it does not name the engine that made the record")
+    return engine
 
 
 def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

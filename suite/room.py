@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from suite.config import Placement
 from suite.errors import UserError
@@ -20,6 +23,45 @@ class Node:
     gpus: float
     memory: float | None = None
     """Bytes that Ray gives out; None where it is not known."""
+
+
+def cores() -> int:
+    """Cores of this machine that this process may use: taskset, Slurm and containers give it some of them."""
+    # os.sched_getaffinity is Linux's.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(allowed, _quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+
+
+def _quota(root: Path, groups: Path) -> float:
+    """Cores' worth of time that this process's control groups, of either version, give it; infinite where they
+    say nothing."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return math.inf
+    least = math.inf
+    for line in lines:
+        _, _, named = line.partition(":")
+        controllers, _, path = named.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / "cpu" if controllers else root
+        # Its own group and those around it; in a container the outermost one may be the root of what is mounted.
+        inner = base / path.lstrip("/")
+        for group in (inner, *inner.parents):
+            if group.is_relative_to(base):
+                least = min(least, _quota_of(group))
+    return least
+
+
+def _quota_of(group: Path) -> float:
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / file).read_text().strip() for file in files).split()
+            return int(quota) / int(period) if quota != "max" and int(quota) > 0 else math.inf
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return math.inf
 
 
 def node_name(host: str, node: str) -> str:

@@ -7,6 +7,8 @@ is waited for. Anything else ends the process, and whoever started it starts the
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 import time
 import traceback
@@ -72,7 +74,8 @@ def run_cell(
                     f"The record {record.path} cannot be written: {error.strerror}. Mend that and run the same "
                     "command: finished cells stay, and this one continues from its last checkpoint."
                 ) from error
-            say(f"{record.id} waits for {error.filename or record.path}: {error.strerror}.")
+            what = f"its run folder, {record.path}" if _is_of(error, record) else str(error.filename)
+            say(f"{record.id} waits for {what}: {error.strerror}.")
         waited += _wait(record.path, wait, workplace.patience - waited)
         if leaving is not None and leaving.is_set():
             raise Leave
@@ -177,12 +180,20 @@ def _run_recorded(
         except BaseException as error:  # sys.exit too: it is the cell that ends, not the launch.
             if isinstance(error, OSError):
                 record.check()  # Its files may have gone because the cell is another's.
-                if not writable(record.path) or (error.errno in TROUBLE and patient):
+                passing = error.errno in TROUBLE and (patient or _is_of(error, record))
+                if passing or not writable(record.path):
                     raise
             _print_traceback(error, log)
             record.write_failure(_failure(error, record))
             return False
     return True
+
+
+def _is_of(error: OSError, record: CellFolder) -> bool:
+    """Whether it is the record that cannot be written, and not something else that cannot be read."""
+    named = error.filename
+    writing = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return writing or named is None or Path(os.fsdecode(named)).is_relative_to(record.path)
 
 
 def _print_traceback(error: BaseException, log: IO[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray reads it
 import ray
 import torch
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite import preflight
+from suite.connect import joined, started
 from suite.errors import UserError
 from suite.grid import Grid, Refused, Stopped, fault_of, fit
 from suite.halving import Halving, halved
@@ -37,7 +37,7 @@ from suite.plan import Job, Workplace
 from suite.progress import Display
 from suite.pulse import Leave, launch_marker
 from suite.records import StudyFolder
-from suite.room import Node, check_room, need, node_name, placed, room_on, shortage
+from suite.room import Node, check_room, cores, need, node_name, placed, room_on, shortage
 from suite.running import run_cell
 from suite.search import Found
 from suite.terminal import let_go, say
@@ -102,7 +102,7 @@ def run_alone(
             f"asha stops trials through Ray, and {len(stopping)} trials are to run under it. Leave --no-ray out, "
             'or give the search scheduler="random".'
         )
-    here = Node("", socket.gethostname(), os.cpu_count() or 1, torch.cuda.device_count())
+    here = Node("", socket.gethostname(), cores(), torch.cuda.device_count())
     workplace = _placed(workplace, [here])
     check_room(workplace.placement, [here])
     if not workplace.placement.alone:
@@ -239,10 +239,16 @@ def _ask(
                 continue
             try:
                 answers[node.id] = ray.get(asked[node.id])
-            except RayError as error:
+            except RayTaskError as error:
                 found.append(
                     f"{node.name} cannot be checked: {fault_of(error).message}. Install the driver's version of "
                     "the suite there, with the same requirements.lock."
+                )
+                continue
+            except RayError as error:
+                found.append(
+                    f"{node.name} was lost while it was asked: {fault_of(error).message}. See `ray status`, and "
+                    "give the command again: it asks the nodes that are there."
                 )
                 continue
             found += preflight.faults(expected, answers[node.id], node.name)
@@ -290,31 +296,9 @@ def _nodes() -> list[Node]:
     ]
 
 
-@contextmanager
-def _ray(cluster: Cluster) -> Iterator[None]:
+def _ray(cluster: Cluster) -> AbstractContextManager[None]:
     """Ray, quiet. Nothing that it started is left behind."""
-    here: dict[str, Any] = {}
-    if not cluster.address:
-        here = {"num_cpus": cluster.cpus or os.cpu_count(), "num_gpus": cluster.gpus, "include_dashboard": False}
-    try:
-        _knock(cluster.address)
-        ray.init(address=cluster.address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
-    except OSError as error:
-        raise UserError(
-            f"No Ray cluster answers at {cluster.address}: {error}. Start one (`ray start --head`), or leave "
-            "--address out to use this machine."
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str | None) -> None:
-    """Raises OSError where nothing listens at host:port; Ray itself would wait there for ever."""
-    host, colon, port = (address or "").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+    return joined(cluster.address) if cluster.address else started(cluster.cpus, cluster.gpus)
 
 
 @contextmanager
@@ -338,7 +322,13 @@ def _stopped_by_signals() -> Iterator[None]:
 
 @contextmanager
 def _signals(stop: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Has the signals call ``stop``, but for those that whoever started the command had it ignore (nohup)."""
+    """Has the signals call ``stop``, but for those that whoever started the command had it ignore (nohup).
+
+    Outside the main thread, as in a program that calls the command, they stay that program's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in heard}
     try:

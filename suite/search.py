@@ -19,7 +19,7 @@ import numpy as np
 from suite.config import Cell, Scalar, Search, Study
 from suite.errors import UserError
 from suite.plan import Job, plan, resolve, selected, write_study
-from suite.records import CellFolder, StudyFolder
+from suite.records import CellFolder, RecordError, StudyFolder
 
 DRAWS = 1000
 """Times as many draws as trials, after which a space has no more values that are new."""
@@ -169,20 +169,31 @@ def _found(search: Search, jobs: Sequence[Job], folder: StudyFolder) -> Found:
 
 def best(trials: Mapping[str, Any], search: Search, folder: StudyFolder) -> tuple[str, float] | None:
     """The winner among the finished trials and its accuracy: by validation alone, whatever the test split says."""
-    results = {trial: result for trial in trials if (result := folder.cell(trial).result()) is not None}
+    results = {trial: result for trial in trials if (result := _result(folder.cell(trial))) is not None}
     accuracies = {trial: float(result["accuracy"][search.cell.validation]) for trial, result in results.items()}
     return min(accuracies.items(), key=lambda pair: (-pair[1], pair[0]), default=None)
 
 
 def is_complete(search: Search, trials: Iterable[str], folder: StudyFolder) -> bool:
-    """Whether every trial is finished, failed or stopped."""
+    """Whether every trial is failed, stopped, or finished with a result that reads."""
     records = map(folder.cell, trials)
-    return all(record.state in ("finished", "failed") or is_stopped(record, search) for record in records)
+    return all(record.state == "failed" or _result(record) or is_stopped(record, search) for record in records)
+
+
+def _result(record: CellFolder) -> dict[str, Any] | None:
+    """The result of a trial; None where it does not read: the study tells of it as damaged."""
+    try:
+        return record.result()
+    except RecordError:
+        return None
 
 
 def is_stopped(record: CellFolder, search: Search) -> bool:
     """Whether the search's scheduler, as it is now, stopped the trial."""
-    stopped = record.stopped() if record.state == "stopped" else None
+    try:
+        stopped = record.stopped() if record.state == "stopped" else None
+    except RecordError:  # As for a result: it is run again.
+        return False
     return stopped is not None and stopped["scheduler"] == scheduler_plain(search)
 
 

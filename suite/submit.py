@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,9 +19,13 @@ import torch
 from suite import plan
 from suite.data.questions import read_questions
 from suite.data.store import DataError, DataSet
+from suite.destination import destination
 from suite.errors import UserError, unknown
-from suite.records import CellFolder, StudyFolder, write_text
+from suite.records import CellFolder, RecordError, StudyFolder, write_text
 from suite.training import load_trained, predict
+
+ANSWER_BYTES = 64
+"""A line of a result file is shorter: its question's number and an answer of a few words."""
 
 
 def write_submission(
@@ -39,12 +44,13 @@ def write_submission(
     of the data set's source count. ``device`` is by default a GPU where there is one. ``progress`` is told how many
     questions of how many are answered.
 
-    Raises UserError where the cell is not finished or has changed since, ``out`` exists, or an answer is missing.
+    Raises UserError where the cell is not finished or has changed since, an answer is missing, ``out`` exists or
+    cannot be written, or the record cannot: before the first question.
     """
-    if out.exists():
-        raise UserError(f"{out} exists, and may have been sent. Give --out a new file.")
     cell, dataset = plan.trained_cell(study, cell_id, data)
-    rows = dataset.rows(split)
+    rows, record = dataset.rows(split), study.cell(cell_id)
+    target = destination(out, ANSWER_BYTES * len(rows), "may have been sent")
+    _check_appendable(record, "submissions")
     ids = dataset.questions("question_id", rows=rows)["question_id"]
     _check_complete(dataset, split, set(ids.tolist()), questions)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,6 +58,8 @@ def write_submission(
     label = np.empty(len(rows), dtype=np.int64)
     done = 0
     for part, logits, _ in predict(model, dataset, rows, cell):
+        if not logits.isfinite().all():
+            raise UserError(f"{cell_id} answers with numbers that are none: it diverged. Take another cell.")
         label[np.searchsorted(rows, part)] = logits.argmax(1).numpy()
         done += len(part)
         if progress is not None:
@@ -61,13 +69,39 @@ def write_submission(
         for question, answer in zip(ids.tolist(), label.tolist(), strict=True)
     ]
     text = json.dumps(listed)
-    write_text(out, text)
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    study.cell(cell_id).append(
-        "submissions",
-        [{"split": split, "questions": len(listed), "sha256": sha256, "file": out.name, "written": _now()}],
-    )
-    return f"Answers of {cell_id} to all {len(listed):,} questions of {split}, sha256 {sha256[:12]}."
+    said = f"Answers of {cell_id} to all {len(listed):,} questions of {split}, sha256 {sha256[:12]}."
+    if target.exists():
+        target = target.with_name(f"{target.stem}-{sha256[:12]}{target.suffix}")
+        said += f" They are in {target}: meanwhile another wrote {out}."
+    write_text(target, text, settled=True)
+    line = {"split": split, "questions": len(listed), "sha256": sha256, "file": target.name, "written": _now()}
+    try:
+        record.append("submissions", [line])
+    except OSError as error:
+        raise UserError(
+            f"{target} has all answers and can be sent, but {record.path} does not say so: {error.strerror}. "
+            "`ablate score add` will not name them."
+        ) from error
+    return said
+
+
+def _check_appendable(record: CellFolder, name: Literal["submissions", "server"]) -> None:
+    """Raises UserError where a line cannot be added to a file of the record, or would be added to another."""
+    path = record.path / f"{name}.jsonl"
+    if path.is_symlink():
+        raise RecordError(f"{path} is a link, and records have none: what is added would go elsewhere. Remove it.")
+    there = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The record {record.path} cannot be written: {error.strerror}. It keeps what was sent to the server: "
+            "mend that, or copy the study's folder to where you may write and give --runs."
+        ) from error
 
 
 def _check_complete(dataset: DataSet, split: str, ids: set, questions: Path | None) -> None:
@@ -99,13 +133,20 @@ def add_server_score(runs: Path, cell_id: str, split: str, accuracy: float, stud
     record = _find(runs, cell_id, study)
     if record.state != "finished":
         raise UserError(f"The cell {cell_id} is {record.state}: the server cannot have scored it. Check the id.")
-    cell = record.config()["cell"]
-    own = {*cell["train"], cell["validation"], cell["test"]}
-    submissions = [line["sha256"] for line in record.submissions() if line["split"] not in own]
-    sent = submissions[-1] if submissions else None
-    before = record.server().get(split)
+    _check_appendable(record, "server")
+    try:
+        cell = record.config()["cell"]
+        own = {*cell["train"], cell["validation"], cell["test"]}
+        submissions = [str(line["sha256"]) for line in record.submissions() if line["split"] not in own]
+        sent = submissions[-1] if submissions else None
+        before = record.server().get(split)
+    except (KeyError, TypeError) as error:
+        raise RecordError(
+            f"{record.path}: config.json, submissions.jsonl or server.jsonl is damaged: it lacks {error}. Copy the "
+            "record again from where it is whole."
+        ) from None
     record.append("server", [{"split": split, "accuracy": accuracy, "added": _now(), "submission": sent}])
-    instead = f", instead of {before['accuracy']}" if before else ""
+    instead = f", instead of {before.get('accuracy')}" if before else ""
     of = f"submission {sent[:12]}" if sent else "a submission that was not made with `ablate predict`"
     return f"{cell_id}: {split} {accuracy} % as the server answered for {of}{instead}. `ablate report` shows it."
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite import checkpoints, flops, provenance, pruning, registry
+from suite import checkpoints, flops, native, provenance, pruning, registry
 from suite.attention import Variant, Weights
 from suite.config import Cell, Protocol, from_plain
 from suite.data import official
@@ -56,6 +56,7 @@ def train_and_test(
     for plugin in workplace.plugins:
         registry.load_kept_plugin(plugin)
     restore_defaults()
+    native.forget()
     torch.set_num_threads(workplace.placement.threads)
     device = torch.device("cuda" if workplace.placement.gpus else "cpu")
 
@@ -95,7 +96,7 @@ def train_and_test(
     if engine.is_first:
         marks = None if newest is None else checkpoints.marks(record.checkpoints, step)
         record.cut_back(-1 if newest is None else step, marks)
-        _record_segment(record, workplace, device, step, start)
+        _record_segment(record, workplace, device, dataset, step, start)
     engine.prepare(Objective(model, protocol, engine.workers), optimiser, protocol.clip)
 
     began = time.perf_counter() - seconds
@@ -170,15 +171,23 @@ def _evaluate_only(
     model.to(device)
     if engine.is_first:
         record.cut_back(-1)
-        _record_segment(record, workplace, device, 0, {"id": job.start})
+        _record_segment(record, workplace, device, dataset, 0, {"id": job.start})
     _evaluate(record, model, dataset, job.cell, 0, None, time.perf_counter() - began, pulse, engine)
     _test(record, model, dataset, job.cell, 0, time.perf_counter() - began, pulse, engine)
 
 
 def _record_segment(
-    record: CellFolder, workplace: Workplace, device: torch.device, step: int, start: dict[str, Any] | None
+    record: CellFolder,
+    workplace: Workplace,
+    device: torch.device,
+    dataset: DataSet,
+    step: int,
+    start: dict[str, Any] | None,
 ) -> None:
     segment = {"step": step, "node": workplace.node, "device": str(device), "start": start}
+    # Whoever starts from these weights elsewhere must know which row is which answer's, and which word's.
+    tokenizer = dataset.information["tokenizer"]
+    segment |= {"answers": pretrained.texts_digest(dataset.answers), "tokenizer": tokenizer}
     segment |= asdict(workplace.placement)
     record.append("segments", [segment | provenance.hardware()])
 
@@ -274,7 +283,10 @@ def load_pretrained(model: LxmertForQuestionAnswering, job: Job, dataset: DataSe
             f"{cell.pretrained} has other weights here ({here[:12]}) than where the study was started "
             f"({str(job.pretrained)[:12]}). Give all nodes the same file."
         )
-    loaded = pretrained.load(cell.pretrained, model, build_variant(cell), dataset.answers, cell.deeper)
+    tokenizer = (dataset.folder / "tokenizer.json").read_text(encoding="utf-8")
+    loaded = pretrained.load(
+        cell.pretrained, model, build_variant(cell), dataset.answers, cell.deeper, tokenizer=tokenizer
+    )
     print(loaded, flush=True)
     return asdict(loaded) | {"loaded": len(loaded.loaded)}
 
@@ -533,6 +545,7 @@ def _test(
         pulse.alive()
         parts.append(_prediction_table(dataset, *part))
     parts = engine.in_order(parts)
+    loaded = engine.in_order([native.loaded()])
     if not engine.is_first:
         return
     table = pd.concat(parts).sort_index()
@@ -569,8 +582,18 @@ def _test(
             "kept": kept,
             "steps": step,
             "seconds": seconds,
+            "native": _together(loaded),
         }
     )
+
+
+def _together(loaded: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Which compiled code the workers ran (suite.native.loaded), of each file once where it is the same on all."""
+    found: dict[str, list[str]] = {}
+    for name, ran in (item for one in loaded for item in one.items()):
+        if ran not in found.setdefault(name, []):
+            found[name].append(ran)
+    return {name: "; ".join(ran) for name, ran in sorted(found.items())}
 
 
 def _official(answers: Sequence[str], asked: pd.DataFrame) -> official.Scores | None:

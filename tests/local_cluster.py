@@ -43,7 +43,9 @@ class LocalCluster:
     Never `ray stop`: that ends every Ray of the machine.
     """
 
-    def __init__(self, nodes: int = 2) -> None:
+    def __init__(self, nodes: int = 2, token: str | None = None) -> None:
+        """Lets everybody in unless there is a ``token``."""
+        self.token = token
         self.mark = uuid.uuid4().hex
         # Ray makes Unix sockets below: their paths may have some hundred characters, and pytest's folders are long.
         self.folder = Path(tempfile.mkdtemp(prefix="abl-", dir="/tmp"))
@@ -130,7 +132,8 @@ class LocalCluster:
             MARK: node.mark,
             "PYTHONPATH": str(TREE),
             "PYTHONWARNINGS": "ignore",
-            "RAY_AUTH_MODE": "disabled",
+            "RAY_AUTH_MODE": "token" if self.token else "disabled",
+            "RAY_AUTH_TOKEN": self.token or "",
             # A node that is gone is missed after two seconds instead of half a minute.
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from suite.config import Cell, Protocol, to_plain
 from suite.data.store import write_dataset
 from suite.data.wordpieces import make_tokenizer
 from suite.records import StudyFolder
@@ -89,13 +90,37 @@ def content(cell: Path) -> dict[str, Any]:
     models = sorted(cell.glob("checkpoint/step-*/model.safetensors"))
     return {
         "config": json.loads((cell / "config.json").read_text()),
-        "result": result | {"seconds": None},
-        "metrics": [line | {"seconds": None} for line in metrics],
+        "result": lasting(result),
+        "metrics": [lasting(line) for line in metrics],
         "sites": (cell / "sites.jsonl").read_text(),
         "predictions": (cell / "predictions.parquet").read_bytes(),
         "examples": {path.name: path.read_bytes() for path in (cell / "examples").iterdir()},
         "models": [path.read_bytes() for path in models],
     }
+
+
+def lasting(plain: dict[str, Any]) -> dict[str, Any]:
+    """Without what no second run repeats: how long it took, and the digests of what says that."""
+    return {name: value for name, value in plain.items() if name not in ("seconds", "check", "files")}
+
+
+def write_thin_study(path: Path, *ids: str, cell: Cell | None = None) -> StudyFolder:
+    """A study's folder whose cells are all of one configuration, without any record."""
+    folder, plain = (
+        StudyFolder(path),
+        to_plain(cell or Cell("softmax", "easy_vqa", Protocol(steps=8, batch_size=4))),
+    )
+    folder.write_study(
+        {
+            "name": path.name,
+            "question": "Which?",
+            "engine": "now",
+            "dataset": {"name": "easy_vqa", "title": "easy-VQA", "splits": {}},
+            "floors": {"question_prior": None, "looked": None},
+            "cells": [{"id": one, "role": "row", "start": None, "cell": plain} for one in ids],
+        }
+    )
+    return folder
 
 
 def differences(study: Path, expected: Path) -> list[str]:

@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from small_grid import lasting, write_thin_study
 
 from suite import cli
-from suite.records import StudyFolder, load_cells
+from suite.records import load_cells
 
 ABLATE = [sys.executable, "-m", "suite"]
 SMALL = ("layers=2,2,2", "width=16", "heads=2", "intermediate=16", "steps=24", "evaluations=4", "batch_size=16")
@@ -84,14 +85,13 @@ def cells(folder: Path) -> dict[str, Path]:
 
 def content(cell: Path) -> dict[str, object]:
     """Everything that a cell's record says but when, where and how long."""
-    times = {"seconds"}
     found: dict[str, object] = {}
     for name in ("config", "result"):
         plain = json.loads((cell / f"{name}.json").read_text())
-        found[name] = {key: value for key, value in plain.items() if key not in times}
+        found[name] = lasting(plain)
     for name in ("metrics", "sites"):
         lines = [json.loads(line) for line in (cell / f"{name}.jsonl").read_text().splitlines()]
-        found[name] = [{key: value for key, value in line.items() if key not in times} for line in lines]
+        found[name] = [lasting(line) for line in lines]
     found["predictions"] = pd.read_parquet(cell / "predictions.parquet").to_json()
     found["examples"] = {path.name: path.read_bytes() for path in (cell / "examples").iterdir()}
     return found
@@ -292,6 +292,7 @@ def test_failing_variant_fails_alone(data: Path, tmp_path: Path) -> None:
         (["run", "--cpus", "0"], "expected a whole number of at least 1; received '0'"),
         (["run", "--gpus", "-1"], "expected a whole number; received '-1'"),
         (["run", "--gpus-per-cell", "1.5"], "gpus is a fraction up to 1 or a whole number"),
+        (["run", "--address", ""], "expected host:port or auto, received nothing"),
         (["run", "--address", "127.0.0.1:1"], "No Ray cluster answers at 127.0.0.1:1"),
         (["report", "demo"], "No study at runs/demo"),
         (["status", "demo"], "No study at runs/demo"),
@@ -334,8 +335,7 @@ def test_the_cells_that_run_are_watched_first() -> None:
 
 
 def test_the_log_of_an_interrupted_cell_is_not_followed_for_ever(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "demo")
-    folder.write_study({"cells": [{"id": "one"}]})
+    folder = write_thin_study(tmp_path / "demo", "one")
     folder.cell("one").write_config({})
     folder.cell("one").log.write_text("what it said\n")
     command = [sys.executable, "-m", "suite", "logs", "one", "--follow", "--runs", str(tmp_path)]
@@ -344,8 +344,7 @@ def test_the_log_of_an_interrupted_cell_is_not_followed_for_ever(tmp_path: Path)
 
 def test_a_terminal_that_does_not_know_a_character_shows_the_others(tmp_path: Path) -> None:
     """As on a machine whose locale is not of UTF-8, where a report would end in an error."""
-    folder = StudyFolder(tmp_path / "demo")
-    folder.write_study({"cells": [{"id": "one"}]})
+    folder = write_thin_study(tmp_path / "demo", "one")
     folder.cell("one").write_config({})
     folder.cell("one").log.write_text("α is 1.5\n", encoding="utf-8")
     command = [sys.executable, "-m", "suite", "logs", "one", "--runs", str(tmp_path)]

@@ -115,10 +115,9 @@ def wait_until(true, process: subprocess.Popen) -> None:
 def trained(runs: Path) -> list[Path]:
     """The folders of the cells that run now and have been evaluated after a step."""
     return [
-        lease.parent.parent
-        for lease in runs.glob("demo/*/lease/*.json")
-        if not (lease.parent.parent / "result.json").exists()
-        and any(line["step"] for line in read_lines(lease.parent.parent / "metrics.jsonl"))
+        cell
+        for cell in {holder.parents[3] for holder in runs.glob("demo/*/lease/*/*/holder.json")}
+        if not (cell / "result.json").exists() and any(line["step"] for line in read_lines(cell / "metrics.jsonl"))
     ]
 
 
@@ -167,7 +166,7 @@ def test_a_cell_whose_worker_is_told_to_leave_goes_on_elsewhere_and_drain_ends_t
     process = place.start(runs, "--address", cluster.address)
     wait_until(lambda: trained(runs), process)
     (cell,) = trained(runs)
-    (lease,) = cell.glob("lease/*.json")
+    (lease,) = cell.glob("lease/*/*/holder.json")
     os.kill(json.loads(lease.read_text())["pid"], signal.SIGTERM)
     wait_until(lambda: (cell / "faults.jsonl").exists(), process)
     (fault,) = read_lines(cell / "faults.jsonl")

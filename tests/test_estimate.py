@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +157,7 @@ def test_steps_that_are_recorded_are_not_left(tmp_path: Path) -> None:
     folder = record(tmp_path, CELL, 0, 20, 40)
     assert steps_left(folder, CELL) == 80
     assert steps_left(CellFolder(tmp_path / "none"), CELL) == 100
-    folder.write_result(json.loads("{}"))
+    folder.write_result({})
     assert steps_left(folder, CELL) == 0
     assert steps_left(CellFolder(tmp_path / "none"), dataclasses.replace(CELL, start=CELL, keep=((0,),) * 3)) == 0
 

@@ -109,7 +109,7 @@ def test_pictures_are_kept_but_beside_the_weights_of_a_blind_cell(tmp_path: Path
 
 def test_a_damaged_tokenizer_is_named(dataset: DataSet, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match=r"tokenizer\.json is damaged"):
+    with pytest.raises(DataError, match=r"is damaged: tokenizer\.json"):
         dataclasses.replace(dataset, folder=tmp_path).tokens(np.array([0]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from small_set import sealed
 
 from suite import checkpoints, registry
 from suite.cli import main
@@ -135,8 +137,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Iterato
     dataset = open_dataset(folder / "data/easy_vqa")
     text = make_tokenizer(dataset.questions("text")["text"]).to_str()
     (dataset.folder / "tokenizer.json").write_text(text)
-    information = dataset.information | {"bytes": dataset.information["bytes"] | {"tokenizer.json": len(text)}}
-    (dataset.folder / "dataset.json").write_text(json.dumps(information))
+    sealed(dataset.folder, tokenizer=hashlib.sha256(text.encode()).hexdigest())
     plugin = folder / "plugin.py"
     plugin.write_text(STUDY)
     run = ["run", "small", "--no-ray", "--runs", str(folder / "runs"), "--data", str(folder / "data")]
@@ -257,9 +258,24 @@ def test_what_is_not_there_is_said_with_what_to_do(
     cell = runs.cell(0)
     (tmp_path / "model").mkdir()
     assert runs.export(cell, tmp_path / "model") == 2
-    assert "Give --out a new folder" in capsys.readouterr().err
+    assert "may hold another model. Give --out a new name" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert runs.export(cell, tmp_path / "file/model") == 2
+    assert "file/model cannot be written: " in capsys.readouterr().err
+    assert runs.export(cell, tmp_path / ("n" * 300)) == 2
+    assert "cannot be written: File name too long" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
     assert runs.export(cell[:-1], tmp_path / "other") == 2
     assert f"There is no cell '{cell[:-1]}'. Did you mean '{cell}'?" in capsys.readouterr().err
+
+
+def test_the_folder_may_be_in_one_that_is_not_there_or_where_a_link_leads(runs: Runs, tmp_path: Path) -> None:
+    assert runs.export(runs.cell(0), tmp_path / "new/model") == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"]
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    assert runs.export(runs.cell(0), tmp_path / "link") == 0
+    assert (tmp_path / "other/model.safetensors").is_file()
+    assert (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("lost", [0, 1])

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError, RayTaskError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
+from suite import ray_private
 from suite.config import Cell, Protocol
 from suite.errors import UserError
-from suite.grid import Follow, Grid, fault_of
+from suite.grid import Follow, Grid, fault_of, fit
 from suite.plan import Job, Workplace
 from suite.pulse import Leave
 from suite.running import WorkerDied
@@ -66,6 +68,34 @@ def test_of_a_worker_ended_for_memory_the_sentence_is_kept_that_says_so() -> Non
 def test_what_the_user_can_mend_is_raised() -> None:
     with pytest.raises(UserError, match="mend this"):
         fault_of(task(UserError("mend this")))
+
+
+# Ray's private parts
+
+
+def test_tune_hears_of_every_end_of_a_worker_as_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+    names = ("_actor_start_failed", "_actor_task_failed")
+    for name in names:
+        monkeypatch.setattr(RayActorManager, name, lambda self, tracked, exception: heard.append(exception))
+    before = [getattr(RayActorManager, name) for name in names]
+    told = [OutOfMemoryError("low on memory\nTop users: ..."), died(NODE), task(RuntimeError("code"))]
+    manager: Any = object.__new__(RayActorManager)
+    with ray_private.hearing_of_deaths():
+        for error in told:
+            manager._actor_start_failed(None, error)
+            manager._actor_task_failed(None, exception=error)
+    assert [getattr(RayActorManager, name) for name in names] == before
+    assert [type(error) for error in heard[:2]] == [RayActorError] * 2
+    assert [fault_of(error).kind for error in heard[:2]] == ["out of memory"] * 2
+    assert "Top users" not in str(heard[0])
+    assert heard[2:] == [told[1], told[1], told[2], told[2]]
+
+
+def test_a_ray_with_other_parts_is_told_before_a_cell_starts(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(RayActorManager, "_actor_task_failed")
+    with pytest.raises(UserError, match=rf"Expected Ray {ray_private.KNOWN}, .*_actor_task_failed.*--no-ray"):
+        fit(grid, 1)
 
 
 class Silent:

@@ -12,11 +12,13 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from suite import lease
-from suite.lease import CHECK, Lease, LeaseLost, holder_of, sweep
+from suite.files import remove, replacing, write_bytes
+from suite.lease import CHECK, Lease, LeaseLost, held, holder_of, sweep
 
 ROUNDS = 25
 
@@ -192,7 +194,10 @@ def test_who_lost_the_cell_does_not_take_anothers_lease_of_the_same_number_for_i
         meanwhile.take()
     meanwhile.release()
     later.take()
-    assert later.path == slept.path
+    assert later.path is not None
+    assert slept.path is not None
+    assert later.path.parent == slept.path.parent
+    assert later.path != slept.path
     with pytest.raises(LeaseLost):
         slept.check()
     slept.release()
@@ -208,7 +213,7 @@ def test_who_looked_before_the_lease_was_given_back_waits_for_who_has_it_now(
     first.take()
     look, looks = lease._look, []
 
-    def given_back(path: Path):
+    def given_back(path: Path) -> Any:
         if not looks:
             looks.append(path)
             monkeypatch.setattr(lease, "_look", look)
@@ -240,13 +245,35 @@ def test_who_was_slow_does_not_come_before_who_came_meanwhile(tmp_path: Path) ->
     now.release()
 
 
+def test_numbers_that_begin_anew_take_the_cell_from_nobody(tmp_path: Path) -> None:
+    """It saw one that was gone, and since then all have given the cell back, and another has taken it."""
+    slow, now = Lease(tmp_path, "slow"), Lease(tmp_path, "now")
+    now.take()
+    assert not slow._create(8, "gone")
+    assert not slow._create(8)
+    now.check()
+    now.release()
+
+
+def test_what_a_kill_left_of_a_takeover_is_taken_over_too(tmp_path: Path) -> None:
+    gone = [replace(Lease(tmp_path).holder, pid=2**22 + 1, token=token) for token in ("first", "second")]
+    for number, holder in enumerate(gone, 1):
+        (tmp_path / f"lease/{number:06d}/{holder.token}").mkdir(parents=True)
+        (tmp_path / f"lease/{number:06d}/{holder.token}/holder.json").write_text(json.dumps(asdict(holder)))
+    mine = Lease(tmp_path)
+    mine.take()
+    assert [path.name for path in (tmp_path / "lease").iterdir()] == ["000003"]
+    mine.release()
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_of_two_processes_gets_a_stale_lease(tmp_path: Path) -> None:
     gone = asdict(replace(Lease(tmp_path).holder, pid=2**22 + 1, token="gone"))
     names = ("one", "two")
     racers = [_python(RACER, tmp_path, name, ROUNDS) for name in names]
     try:
         for number in range(ROUNDS):
-            stale = tmp_path / str(number) / "lease" / "000007.json"
+            stale = tmp_path / str(number) / "lease" / "000007" / "gone" / "holder.json"
             stale.parent.mkdir(parents=True)
             stale.write_text(json.dumps(gone))
             _wait(lambda number=number: all((tmp_path / f"ready-{number}-{name}").exists() for name in names))
@@ -269,17 +296,19 @@ def test_a_full_disk_leaves_no_half_lease_and_takes_no_touch(tmp_path: Path) -> 
     try:
         mine, next_one = Lease(tmp_path / "cell"), Lease(tmp_path / "next")
         mine.take()
+        assert mine.path is not None
+        holder = mine.path / "holder.json"
         with pytest.raises(OSError, match="No space left"):
             (tmp_path / "filler").write_bytes(bytes(1 << 20))
-        before = os.stat(mine.path or "").st_mtime_ns
+        before = os.stat(holder).st_mtime_ns
         time.sleep(0.02)
         mine.beat()
         mine.check()
-        assert os.stat(mine.path or "").st_mtime_ns > before
+        assert os.stat(holder).st_mtime_ns > before
         with pytest.raises(OSError, match="No space left"):
             next_one.take()
         assert next_one.path is None
-        assert not list((tmp_path / "next").glob("**/*.json"))
+        assert not [path for path in (tmp_path / "next").glob("**/*") if path.is_file()]
         mine.release()
         (tmp_path / "filler").unlink()
         next_one.take()
@@ -288,19 +317,125 @@ def test_a_full_disk_leaves_no_half_lease_and_takes_no_touch(tmp_path: Path) -> 
         subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
-def test_a_lease_of_damaged_bytes_is_one_that_is_being_written(tmp_path: Path) -> None:
-    (tmp_path / "lease").mkdir()
-    (tmp_path / "lease/000001.json").write_bytes(b"\xff\xfe\0")
+@pytest.mark.parametrize(
+    "damage", [{"pid": "x"}, {"pid": True}, {"pid": 0}, {"born": "1"}, {"born": float("nan")}, {"launch": "../up"},
+               {"host": "a/b"}, {"node": "\0"}, {"launch": None}, {"launch": "x" * 300}, None]
+)  # fmt: skip
+def test_a_lease_of_damaged_bytes_is_waited_for_in_words_until_it_was_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: dict[str, Any] | None
+) -> None:
+    monkeypatch.setattr(lease, "SILENCE", 0.2)
+    theirs = tmp_path / "lease/000001/theirs/holder.json"
+    theirs.parent.mkdir(parents=True)
+    holder = asdict(Lease(tmp_path).holder) | (damage or {})
+    theirs.write_bytes(json.dumps(holder).encode() if damage else b"\xff\xfe\0")
     assert holder_of(tmp_path) is None
-
-
-def test_a_clock_that_is_set_takes_no_cell_from_a_process_that_lives(tmp_path: Path) -> None:
-    """The system tells when a process started by the clock as it is now."""
+    told: list[lease.Holder | None] = []
     mine = Lease(tmp_path)
-    mine.take()
-    for step in (-1000, -10, 10, 1000):
-        assert not replace(mine.holder, born=mine.holder.born + step).is_gone()
+    mine.take(told.append)
+    assert set(told) == {None}
+    mine.check()
     mine.release()
+
+
+def test_a_process_is_known_by_the_ticks_since_its_machine_started(tmp_path: Path) -> None:
+    """No clock that is set changes these."""
+    mine = Lease(tmp_path)
+    stat = Path("/proc/self/stat")
+    if not stat.exists():
+        pytest.skip("the system tells only seconds since 1970")
+    assert mine.holder.born == float(stat.read_text().rpartition(")")[2].split()[19])
+    assert not mine.holder.is_gone()
+    assert replace(mine.holder, born=mine.holder.born + 1).is_gone()
+
+
+def test_a_lease_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it is made, it is nobody's: nobody waits for it."""
+    rename, made = os.rename, Lease(tmp_path)
+
+    def killed(old: Path, new: Path) -> None:
+        assert json.loads((Path(old) / made.holder.token / "holder.json").read_bytes()) == asdict(made.holder)
+        assert holder_of(tmp_path) is None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made.take()
+    monkeypatch.setattr(os, "rename", rename)
+
+    def waiting(holder: lease.Holder | None) -> None:
+        raise AssertionError("it waits")
+
+    other = Lease(tmp_path)
+    other.take(waiting)
+    other.release()
+
+
+def test_what_was_prepared_goes_with_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that stood still before a rename, or before it began to write, changes nothing any more."""
+    monkeypatch.setattr(lease, "SILENCE", 0.0)
+    slept, now = _elsewhere(Lease(tmp_path, "slept")), Lease(tmp_path, "now")
+    slept.take()
+
+    def stalls() -> None:
+        with replacing(tmp_path / "result.json", staging=slept) as temporary:
+            temporary.write_text("theirs")
+            now.take()
+            write_bytes(tmp_path / "result.json", b"ours", staging=now)
+
+    with pytest.raises(LeaseLost):
+        stalls()
+    with pytest.raises(LeaseLost):
+        write_bytes(tmp_path / "result.json", b"theirs", staging=slept)
+    with pytest.raises(LeaseLost):
+        remove(tmp_path / "result.json", slept)
+    now.release()
+    for act in (lambda: write_bytes(tmp_path / "result.json", b"theirs", staging=slept),
+                lambda: remove(tmp_path / "result.json", slept)):  # fmt: skip
+        with pytest.raises(LeaseLost):
+            act()
+    slept.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert (tmp_path / "result.json").read_bytes() == b"ours"
+
+
+def test_who_is_slow_after_it_has_taken_over_removes_nobodys_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood still before it removed what it had taken over from; numbers begin anew meanwhile."""
+    first, slow, later = _elsewhere(Lease(tmp_path, "first")), Lease(tmp_path, "slow"), Lease(tmp_path, "later")
+    first.take()
+    end = Lease._end
+
+    def stalls(self: Lease, path: Path) -> None:
+        monkeypatch.setattr(Lease, "_end", end)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lease, "SILENCE", 0.0)
+            between = Lease(tmp_path, "between")
+            between.take()
+        between.release()
+        later.take()
+        end(self, path)
+
+    monkeypatch.setattr(lease, "SILENCE", 0.0)
+    monkeypatch.setattr(Lease, "_end", stalls)
+    slow.take()
+    with pytest.raises(LeaseLost):
+        slow.check()
+    slow.release()
+    later.check()
+    assert later.path is not None
+    assert (later.path / "holder.json").exists()
+    later.release()
+
+
+def test_another_has_the_lease_or_nobody(tmp_path: Path) -> None:
+    with held(tmp_path) as mine:
+        assert mine is not None
+        with held(tmp_path) as second:
+            assert second is None
+        mine.check()
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_killed_drivers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from small_set import sealed
 
 from suite import grid, plan, registry
 from suite.config import Cell, Comparison, ModelSize, Protocol, Study, only_layers, over_seeds, override
@@ -89,6 +91,20 @@ def test_a_job_reaches_its_worker_whole(data_folder: Path, tmp_path: Path) -> No
 def test_pretrained_weights_that_are_not_there_are_told_before_anything_runs(data_folder: Path) -> None:
     with pytest.raises(UserError, match=r"There is no file or folder .*/no/such\.pth"):
         jobs_of(data_folder, dataclasses.replace(START, pretrained="/no/such.pth"))
+
+
+def test_a_start_on_another_data_set_has_its_answers_and_words(data_folder: Path, tmp_path: Path) -> None:
+    """As many answers in another order would fit, and each row would be another's."""
+    for name in ("easy_vqa", "vqa2"):
+        shutil.copytree(data_folder / "easy_vqa", tmp_path / name)
+    sealed(tmp_path / "vqa2", name="vqa2")
+    cell = dataclasses.replace(ROW, dataset="vqa2", start=START)
+    assert [job.cell.dataset for job in jobs_of(tmp_path, cell)] == ["easy_vqa", "vqa2"]
+    answers = json.loads((tmp_path / "vqa2/answers.json").read_text())
+    (tmp_path / "vqa2/answers.json").write_text(json.dumps(sorted(answers)))
+    sealed(tmp_path / "vqa2")
+    with pytest.raises(UserError, match="A cell on vqa2 starts from one on easy_vqa, which has other answers"):
+        jobs_of(tmp_path, cell)
 
 
 def test_a_cell_has_one_start() -> None:
@@ -374,9 +390,10 @@ def test_a_run_folder_without_room_is_refused(tmp_path: Path, monkeypatch: pytes
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*Free space"):
         check_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_launches_may_look_at_a_run_folder_at_once(tmp_path: Path) -> None:

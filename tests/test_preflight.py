@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from suite import plan, preflight
+from suite import forecast, plan, preflight, room
 from suite.config import Cell, ModelSize, Placement, Protocol, Study
 from suite.data.generate import write_pretrained
 from suite.errors import UserError
@@ -355,3 +356,90 @@ def test_every_fault_of_every_node_is_told_before_anything_starts(
     assert "No module named 'only_here'" in text
     assert place.cells() == before
     assert not list(runs.glob("*/.check-*"))
+
+
+# What of this machine a launch may use
+
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+-L)
+    echo "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa-1)"
+    echo "  MIG 1g.5gb      Device  0: (UUID: MIG-cccc-3)"
+    echo "GPU 1: NVIDIA L4 (UUID: GPU-bbbb-2)" ;;
+*) printf 'NVIDIA A100-SXM4-40GB\\nNVIDIA L4\\n' ;;
+esac
+"""
+A100, L4 = "NVIDIA A100-SXM4-40GB", "NVIDIA L4"
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, [A100, L4]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("1", [L4]),
+        ("1,0", [L4, A100]),
+        (" 0 , 1", [A100, L4]),
+        ("0,-1,1", [A100]),
+        ("0,7,1", [A100]),
+        ("GPU-bbbb", [L4]),
+        ("GPU-aaaa-1,GPU-bbbb-2", [A100, L4]),
+        ("GPU-dddd", []),
+        ("MIG-cccc-3", [f"{A100} MIG 1g.5gb"]),
+    ],
+)
+def test_gpus_that_are_hidden_are_not_counted(
+    visible: str | None, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(NVIDIA_SMI)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert preflight.visible_gpu_names() == names
+    assert forecast.here(cpus=None, gpus=None).gpus == len(names)
+
+
+def test_gpus_that_are_hidden_are_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="with --gpus 1: CUDA_VISIBLE_DEVICES shows 0"):
+        forecast.here(cpus=None, gpus=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
+def test_cores_that_a_job_may_not_use_are_not_counted() -> None:
+    one = "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    code = f"import os; {one}; from suite import room; print(room.cores())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TREE, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/job\n", {"job/cpu.max": "max 100000"}, math.inf),
+        ("0::/job\n", {"job/cpu.max": "150000 100000"}, 1.5),
+        ("0::/job/task\n", {"job/cpu.max": "400000 100000", "job/task/cpu.max": "max 100000"}, 4.0),
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/docker/of/the/host\n", {"cpu.max": "200000 100000"}, 2.0),
+        ("3:cpuset:/\n2:cpu,cpuacct:/job\n0::/\n",
+         {"cpu/job/cpu.cfs_quota_us": "300000", "cpu/job/cpu.cfs_period_us": "100000"}, 3.0),
+        ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ("2:cpu:/\n", {}, math.inf),
+        ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "many", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ("no groups\n", {}, math.inf),
+    ],
+)  # fmt: skip
+def test_a_container_s_share_of_the_cores_is_known(
+    groups: str, files: dict[str, str], cores: float, tmp_path: Path
+) -> None:
+    listed = tmp_path / "listed"
+    listed.write_text(groups)
+    for name, text in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(f"{text}\n")
+    assert room._quota(tmp_path / "root", listed) == cores

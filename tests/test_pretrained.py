@@ -6,9 +6,11 @@ The checkpoints here are made of transformers' ``LxmertForPreTraining``, with LX
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import warnings
@@ -22,14 +24,28 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 from torch import Tensor
 
 from suite import checkpoints, registry
 from suite.attention import Variant
+from suite.data.wordpieces import bert_tokenizer
 from suite.errors import UserError
 from suite.export import transformers_config
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering
-from suite.models.pretrained import ANSWERS, Loaded, convert_names, load, read_answers
+from suite.models.pretrained import (
+    ANSWERS,
+    BERTS_COUNT,
+    BERTS_PIECES,
+    LXMERTS_ANSWERS,
+    Loaded,
+    _read_tensors,
+    convert_names,
+    load,
+    read_answers,
+    texts_digest,
+)
 from suite.records import CellFolder, write_json
 
 LOGITS = 1e-5
@@ -210,12 +226,102 @@ def test_the_texts_of_the_answers_may_lie_elsewhere(
 
 @pytest.mark.parametrize("parallel", ["", "module."])
 def test_a_model_that_the_original_vqa_code_fine_tuned_gives_transformers_logits(
-    state: State, write: Callable[..., str], parallel: str
+    state: State, write: Callable[..., str], tmp_path: Path, parallel: str
 ) -> None:
-    model = fresh(answers=len(KNOWN))
-    loaded = load(write(fine_tuned(state, parallel), "BEST.pth", None), model, softmax(), [f"{n}" for n in KNOWN])
-    assert_same_logits(model, reference(state, KNOWN))
-    assert (loaded.kind, loaded.answers, loaded.left_over) == ("fine-tuning by LXMERT", "in order", ())
+    """In whichever order the data set has its answers, with the list that lies beside BEST.pth."""
+    (tmp_path / "trainval_label2ans.json").write_text(json.dumps(KNOWN))
+    path = write(fine_tuned(state, parallel), "BEST.pth", None)
+    for answers in (KNOWN, sorted(KNOWN)):
+        model = fresh(answers=len(KNOWN))
+        loaded = load(path, model, softmax(), answers)
+        assert_same_logits(model, reference(state, answers))
+        assert (loaded.kind, loaded.answers, loaded.left_over) == ("fine-tuning by LXMERT", "by text", ())
+
+
+def test_as_many_answers_are_not_the_same_answers(state: State, write: Callable[..., str], tmp_path: Path) -> None:
+    """A vocabulary that is rebuilt by the alphabet has as many as LXMERT's: every row would be another's."""
+    answers = sorted(KNOWN)
+    for name, weights in (
+        ("BEST.pth", fine_tuned(state)),
+        ("model_LXRT.pth", originals(state)),
+        ("weights.safetensors", state),
+    ):
+        model = fresh(answers=len(KNOWN))
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(
+            UserError, match=r"knows 11 answers and not their texts.* has 11, as many.* beside"
+        ) as told:
+            load(write(weights, name, None), model, softmax(), answers)
+        assert ("as trainval_label2ans.json" if name == "BEST.pth" else "as all_ans.json") in str(told.value)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    theirs = reference(state, KNOWN)
+    theirs.save_pretrained(tmp_path / "model")  # LABEL_0, LABEL_1, ...
+    with pytest.raises(UserError, match="knows 11 answers and not their texts"):
+        load(str(tmp_path / "model"), fresh(answers=len(KNOWN)), softmax(), answers)
+
+
+def test_lxmerts_own_order_is_known(
+    state: State, write: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("suite.models.pretrained.LXMERTS_ANSWERS", texts_digest(KNOWN))
+    reference(state, KNOWN).save_pretrained(tmp_path / "model")
+    for source in (write(fine_tuned(state), "BEST.pth", None), str(tmp_path / "model")):
+        model = fresh(answers=len(KNOWN))
+        assert load(source, model, softmax(), KNOWN).answers == "in order"
+        assert_same_logits(model, reference(state, KNOWN))
+        with pytest.raises(UserError, match="not their texts"):
+            load(source, model, softmax(), KNOWN[::-1])
+    with pytest.raises(UserError, match="not their texts"):  # Nobody knows who trained it.
+        load(write(state, "weights.safetensors", None), fresh(answers=len(KNOWN)), softmax(), KNOWN)
+
+
+def test_two_lists_beside_the_weights_that_differ_are_refused(
+    state: State, write: Callable[..., str], tmp_path: Path
+) -> None:
+    path = write(originals(state))
+    (tmp_path / "trainval_label2ans.json").write_text(json.dumps(KNOWN[::-1]))
+    refused(path, "all_ans.json and trainval_label2ans.json", "11 answers each, and not the same")
+    (tmp_path / "trainval_label2ans.json").write_text(json.dumps(KNOWN))
+    take(path, fresh())
+
+
+def tokenizer_of(pieces: Iterable[str]) -> str:
+    return Tokenizer(WordPiece({piece: place for place, piece in enumerate(pieces)}, unk_token="[UNK]")).to_str()
+
+
+PIECES = ["[PAD]", "[UNK]", *(f"piece{number}" for number in range(SIZE.vocabulary - 2))]
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_as_many_word_pieces_are_not_the_same_pieces(
+    state: State, write: Callable[..., str], tmp_path: Path, name: str
+) -> None:
+    path, other = write(originals(state)), [*PIECES[:2], *PIECES[:1:-1]]
+
+    def beside(pieces: list[str]) -> None:
+        text = "\n".join(pieces) + "\n" if name == "vocab.txt" else tokenizer_of(pieces)
+        (tmp_path / name).write_text(text)
+
+    beside(PIECES)
+    take(path, fresh(), tokenizer=tokenizer_of(PIECES))
+    refused(path, "30 word pieces", f"those of {name} beside it", tokenizer=tokenizer_of(other))
+    beside(other)
+    refused(path, "in another order", tokenizer=tokenizer_of(PIECES))
+    beside(PIECES[:-1])  # Of something else.
+    take(path, fresh(), tokenizer=tokenizer_of(PIECES))
+
+
+def test_the_published_weights_have_berts_word_pieces(
+    state: State, write: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("suite.models.pretrained.BERTS_COUNT", len(PIECES))
+    path = write(originals(state))
+    refused(path, "those of bert-base-uncased", "as vocab.txt", tokenizer=tokenizer_of(PIECES))
+    (tmp_path / "vocab.txt").write_text("\n".join(PIECES))
+    take(path, fresh(), tokenizer=tokenizer_of(PIECES))
+    (tmp_path / "vocab.txt").unlink()
+    monkeypatch.setattr("suite.models.pretrained.BERTS_PIECES", texts_digest(PIECES))
+    take(path, fresh(), tokenizer=tokenizer_of(PIECES))
 
 
 @pytest.mark.parametrize("safe", [True, False], ids=["model.safetensors", "pytorch_model.bin"])
@@ -276,12 +382,24 @@ def test_a_head_that_the_source_lacks_stays_new(state: State, write: Callable[..
 # Our own cells
 
 
+RESULT = {
+    "accuracy": {"test": 50.0},
+    "macs": 1,
+    "macs_reference": 1,
+    "uncounted_operators": {},
+    "parameters": 1,
+    "steps": 40,
+    "seconds": 1.0,
+}
+
+
 def cell_folder(folder: Path, model: LxmertForQuestionAnswering, *, finished: bool = True) -> Path:
     layers, heads = list(model.config.layers), model.config.heads
     checkpoints.save(folder / "checkpoint", 40, model.state_dict(), None)
     write_json(folder / "config.json", {"cell": {"layers": layers, "model": {"heads": heads}}})
+    CellFolder(folder).append("segments", [{"step": 0, "answers": texts_digest(ASKED), "tokenizer": "0" * 64}])
     if finished:
-        write_json(folder / "result.json", {})
+        write_json(folder / "result.json", RESULT)
     return folder
 
 
@@ -300,14 +418,31 @@ def test_a_cell_of_ours_loads_from_its_folder_and_from_its_checkpoint(tmp_path: 
     assert plain.left_over
     assert all(name.endswith("weights.share") for name in plain.left_over)
     (folder / "checkpoint").rename(tmp_path / "alone")
+    refused(str(tmp_path / "alone"), "not their texts", "ablate export")
+    (tmp_path / "alone/step-00000040/all_ans.json").write_text(json.dumps(ASKED))
     assert take(str(tmp_path / "alone"), fresh()).kind == "cell"
+
+
+def test_a_cell_of_another_data_set_with_as_many_answers_is_refused(tmp_path: Path) -> None:
+    folder = cell_folder(tmp_path / "softmax-s0-0123456789", fresh())
+    with pytest.raises(UserError, match=r"knows 6 answers and not their texts.*ablate export"):
+        load(str(folder), fresh(), softmax(), ASKED[::-1])
+    refused(str(folder), "those of the data set that it was trained on", tokenizer=tokenizer_of(PIECES))
+    (folder / "segments.jsonl").unlink()  # As older engines left it.
+    refused(str(folder), "not their texts", "ablate export")
+
+
+def test_a_cell_without_its_last_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = cell_folder(tmp_path / "softmax-s0-0123456789", fresh())
+    write_json(folder / "result.json", {"steps": 50})
+    refused(str(folder), "checkpoint of step 40, and was finished at step 50")
 
 
 def test_a_cell_that_is_not_finished_or_is_damaged_is_refused(tmp_path: Path) -> None:
     folder = cell_folder(tmp_path / "cell", fresh(), finished=False)
     assert CellFolder(folder).state == "started"
     refused(str(folder), "not finished", "Run it first")
-    write_json(folder / "result.json", {})
+    write_json(folder / "result.json", RESULT)
     weights = next(folder.glob("checkpoint/step-*/model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="damaged"):
@@ -553,6 +688,66 @@ def test_rows_without_a_bias_each_are_refused(state: State, write: Callable[...,
     refused(write(originals(state | {ANSWERS[1]: torch.zeros(12)})), "weights for 11 answers and biases for 12")
 
 
+# What the system has against it
+
+LITTLE = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import test_pretrained as here
+model = here.fresh()
+for source in sys.argv[2:]:
+    here.read_of(source, resource.RLIMIT_NOFILE, 0)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    here.read_of(source, resource.RLIMIT_AS, used)
+"""
+
+
+def read_of(source: str, limit: int, value: int) -> None:
+    """Prints the error of reading weights where the process may have ``value`` of something."""
+    before = resource.getrlimit(limit)
+    resource.setrlimit(limit, (value, before[1]))
+    try:
+        _read_tensors(Path(source))
+        error = None
+    except BaseException as caught:
+        error = caught
+    finally:
+        resource.setrlimit(limit, before)
+    print(type(error).__name__, getattr(error, "errno", None), getattr(error, "filename", None))
+
+
+def test_what_the_system_has_against_weights_is_no_damage(tmp_path: Path) -> None:
+    """No free descriptor and no memory, of each form of file; and a file that may not be looked at."""
+    tensors, forms = {"one": torch.zeros(1 << 25)}, ("zip.pth", "old.pth", "model.safetensors")
+    torch.save(tensors, tmp_path / "zip.pth")
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(tensors, tmp_path / "model.safetensors")
+    paths = [str(tmp_path / name) for name in forms]
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE, str(Path(__file__).parent), *paths],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [f"OSError {number} {path}" for path in paths for number in (int(errno.EMFILE), int(errno.ENOMEM))]
+    assert done.stdout.splitlines() == expected
+    loop = tmp_path / "model_LXRT.pth"
+    loop.symlink_to(loop)
+    for read in (_read_tensors, read_answers):
+        with pytest.raises(OSError, match="symbolic links"):
+            read(loop)
+
+
+@pytest.mark.parametrize("text", ['["yes", NaN]', '[{"ans": "yes", "ans": "no"}]', "[" * 10**5])
+def test_a_list_of_answers_is_strict_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "all_ans.json").write_text(text)
+    with pytest.raises(UserError, match=r"all_ans\.json is not JSON"):
+        read_answers(tmp_path / "all_ans.json")
+
+
 # The hub
 
 HUB = """
@@ -652,10 +847,18 @@ def test_lxmerts_lists_share_all_but_five_of_the_answers_for_vqa(tmp_path: Path)
     )
     assert (loaded.source_answers, loaded.answers_found) == (9500, 3124)
     assert set(loaded.zero_answers) == {"", "visilab", "5 star", "1 4", "1 world"}
+    assert texts_digest(answers) == LXMERTS_ANSWERS
     rows = model.state_dict()[ANSWERS[0]]
     for number in (1, 700, 3128):
         assert torch.equal(rows[number], theirs[ANSWERS[0]][known.index(answers[number])])
     assert not rows[[answers.index(text) for text in loaded.zero_answers]].any()
+
+
+@pytest.mark.skipif(not SAMPLES.exists(), reason="BERT's vocabulary is not beside this checkout")
+def test_berts_word_pieces_are_known() -> None:
+    tokenizer = bert_tokenizer(SAMPLES.parent / "bert-base-uncased/vocab.txt")
+    pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    assert (len(pieces), texts_digest(pieces)) == (BERTS_COUNT, BERTS_PIECES)
 
 
 def test_the_published_checkpoint_in_full_size(tmp_path: Path) -> None:

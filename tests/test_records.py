@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -146,21 +147,21 @@ def test_a_record_is_on_the_disk_before_it_has_its_name(cell: CellFolder, monkey
     cell.append("metrics", [{"step": 1}])
     assert (cell.path / "metrics.jsonl").stat().st_ino in on_disk
     cell.cut_back(1)
-    cell.write_live({})
+    cell.write_live({"step": 1, "steps": 2, "questions_per_second": 1.0})
     cell.write_predictions(pd.DataFrame({"question_id": [1]}))
     checkpoints.save(cell.checkpoints, 1, {"weight": torch.ones(1)}, {"seed": 1})
     assert {path.stat().st_ino for path in cell.checkpoints.glob("*/*")} <= on_disk
     cell.write_result(RESULT)
     assert named.pop("live.json") is False  # Every two seconds, and nobody needs it.
     assert named.pop("step-00000001") is False  # A folder: its files are.
-    assert len(named) == 7
+    assert len(named) == 6
     assert all(named.values()), named
 
 
 def test_a_line_that_is_not_text_is_named(cell: CellFolder) -> None:
     cell.write_config({})
     (cell.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n')
-    with pytest.raises(RecordError, match=r"metrics\.jsonl:2 is not JSON .*Delete that cell's folder"):
+    with pytest.raises(RecordError, match=r"metrics\.jsonl:2 is damaged: not JSON .*Restore it from a copy"):
         cell.metrics()
 
 
@@ -168,7 +169,7 @@ def test_a_line_in_the_middle_that_is_not_json_is_named(cell: CellFolder) -> Non
     cell.write_config({})
     path = cell.path / "metrics.jsonl"
     path.write_text('{"step": 0}\nrubbish\n{"step": 2}\n')
-    with pytest.raises(RecordError, match=r"metrics\.jsonl:2 is not JSON"):
+    with pytest.raises(RecordError, match=r"metrics\.jsonl:2 is damaged: not JSON"):
         cell.metrics()
 
 
@@ -176,7 +177,7 @@ def test_a_line_in_the_middle_that_is_not_json_is_named(cell: CellFolder) -> Non
 def test_a_file_that_is_not_json_is_named_with_what_to_do(cell: CellFolder, content: bytes) -> None:
     cell.write_config({})
     (cell.path / "result.json").write_bytes(content)
-    with pytest.raises(RecordError, match=r"result\.json is not JSON .*Delete that cell's folder"):
+    with pytest.raises(RecordError, match=r"result\.json is damaged: not JSON .*Restore it from a copy"):
         cell.result()
 
 
@@ -235,6 +236,9 @@ def study(folder: Path, *cells: tuple[str, str, str | None, Cell], engine: str =
     written.write_study(
         {
             "name": "test",
+            "question": "Which?",
+            "dataset": {"name": "easy_vqa", "title": "easy-VQA", "splits": {}},
+            "floors": {"question_prior": None, "looked": None},
             "engine": engine,
             "cells": [
                 {"id": name, "role": role, "start": start, "cell": to_plain(cell)}
@@ -329,7 +333,9 @@ def test_a_stranger_can_read_the_records_with_json_and_pandas_alone(tmp_path: Pa
     finish(folder.cell("a"))
     folder.cell("a").append("metrics", [{"step": 2, "accuracy": 50.0}])
     result: dict[str, Any] = json.loads((tmp_path / "a" / "result.json").read_text())
-    assert result == RESULT
+    assert {name: result[name] for name in RESULT} == RESULT
+    assert result["id"] == "a"
+    assert result["files"] == {"config.json": hashlib.sha256((tmp_path / "a/config.json").read_bytes()).hexdigest()}
     assert pd.read_json(tmp_path / "a" / "metrics.jsonl", lines=True)["accuracy"].tolist() == [50.0]
 
 
@@ -400,7 +406,18 @@ def test_what_a_kill_left_beside_a_finished_record_goes(cell: CellFolder) -> Non
 
 def test_tidying_leaves_alone_what_is_not_the_suite_s(cell: CellFolder) -> None:
     """Such as folders that editors make."""
-    (cell.path / ".ipynb_checkpoints").mkdir(parents=True)
-    (cell.path / ".result.json.17").touch()
+    cell.write_config({})
+    cell.write_result(RESULT)
+    for name in (
+        "checkpoint/step-00000008",
+        "checkpoint/step-00000008.bak",
+        "checkpoint/step-4",
+        ".ipynb_checkpoints",
+    ):
+        (cell.path / name).mkdir(parents=True)
+    theirs = [".notes", ".result.json.old", ".config.json.12ab.7-8", "examples.txt"]
+    for name in (*theirs, ".result.json.17"):
+        (cell.path / name).touch()
+    kept = sorted(path for path in cell.path.rglob("*") if path.name != ".result.json.17")
     cell.tidy()
-    assert [path.name for path in cell.path.iterdir()] == [".ipynb_checkpoints"]
+    assert sorted(cell.path.rglob("*")) == kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from suite import checkpoints, lease, pulse, running
+from suite import checkpoints, lease, pulse, registry, running
 from suite.config import Cell, ModelSize, Protocol
 from suite.errors import UserError
 from suite.lease import Lease
-from suite.plan import Job, Workplace
+from suite.plan import Job, Workplace, keep_plugins
 from suite.pulse import Leave, Progress, drain_markers
-from suite.records import CellFolder, StudyFolder, read_lines
+from suite.records import CellFolder, RecordError, StudyFolder, read_lines
 from suite.running import run_cell
 
 CELL = Cell(
@@ -102,9 +103,9 @@ def test_a_checkpoint_is_written_between_evaluations_when_its_time_has_come(
     saved = []
     save = checkpoints.save
 
-    def note(folder: Path, step: int, *rest: Any) -> None:
+    def note(folder: Path, step: int, *rest: Any, **named: Any) -> None:
         saved.append(step)
-        save(folder, step, *rest)
+        save(folder, step, *rest, **named)
         if step == 5:
             raise KeyboardInterrupt
 
@@ -153,11 +154,11 @@ def test_a_run_folder_in_trouble_is_waited_for(
 ) -> None:  # fmt: skip
     save, tries = checkpoints.save, []
 
-    def trouble(folder: Path, step: int, *rest: Any) -> None:
+    def trouble(folder: Path, step: int, *rest: Any, **named: Any) -> None:
         tries.append(step)
         if len(tries) in (2, 3):
             raise OSError(number, "trouble")
-        save(folder, step, *rest)
+        save(folder, step, *rest, **named)
 
     monkeypatch.setattr(checkpoints, "save", trouble)
     monkeypatch.setattr(running.time, "sleep", lambda seconds: None)
@@ -173,11 +174,11 @@ def test_trouble_that_comes_again_after_a_checkpoint_is_waited_for_anew(
     """The patience is for one trouble, not for a cell's whole life."""
     save, tries = checkpoints.save, []
 
-    def trouble(folder: Path, step: int, *rest: Any) -> None:
+    def trouble(folder: Path, step: int, *rest: Any, **named: Any) -> None:
         tries.append(step)
         if tries.count(step) == 1:
             raise OSError(errno.EIO, "trouble")
-        save(folder, step, *rest)
+        save(folder, step, *rest, **named)
 
     monkeypatch.setattr(checkpoints, "save", trouble)
     monkeypatch.setattr(running, "_wait", lambda folder, least, most: most)
@@ -187,7 +188,7 @@ def test_trouble_that_comes_again_after_a_checkpoint_is_waited_for_anew(
 
 
 def test_a_run_folder_that_stays_in_trouble_is_the_users(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trouble(*_: Any) -> None:
+    def trouble(*_: Any, **named: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save", trouble)
@@ -257,7 +258,7 @@ def test_who_waits_for_another_process_leaves_when_asked(place: Place) -> None:
 def test_who_waits_for_the_run_folder_leaves_when_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     leaving = threading.Event()
 
-    def trouble(*_: Any) -> None:
+    def trouble(*_: Any, **named: Any) -> None:
         leaving.set()
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -306,5 +307,118 @@ def test_a_configuration_that_does_not_read_is_the_cell_s_failure_alone(place: P
     assert failure["kind"] == "data or configuration"
     assert "config.json" in failure["message"]
     assert not (place.record.path / "lease").exists()
-    place.record.remove()  # As it says.
+    place.record.set_aside("damaged")  # As --rerun-damaged does.
+    assert place.run()
+
+
+VARIANT = """
+from dataclasses import dataclass
+from suite.attention import SoftmaxWeights, Variant
+from suite.registry import register
+
+class Weights(SoftmaxWeights):
+    def forward(self, scores, mask, positions):
+        {act}
+        return super().forward(scores, mask, positions)
+
+@register("{name}")
+@dataclass(frozen=True)
+class Named(Variant):
+    def weights(self, site):
+        return Weights()
+"""
+ENDS = {
+    "exits": ("raise SystemExit(0)", "SystemExit: 0"),
+    "closes": ("raise GeneratorExit('closed')", "GeneratorExit: closed"),
+    "own_kind": ("raise type('Mine', (BaseException,), {})('mine')", "Mine: mine"),
+    "surrogate": (r"raise OSError(2, 'No such file', '/caf\udce9/x')", r"caf\udce9"),
+    "unprintable": ("raise type('Mine', (Exception,), {'__str__': lambda self: 1 / 0})()", "cannot be read: Zero"),
+    "long": ("raise ValueError('x' * 10_000_000)", "9,996,000 characters more"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_whatever_a_cell_raises_is_its_own_failure(
+    place: Place, plugin: Callable[..., Path], name: str, data_folder: Path
+) -> None:
+    """Exits, what no text can be written of, what is too long to be read: the launch goes on."""
+    act, said = ENDS[name]
+    [kept] = keep_plugins(StudyFolder(place.workplace.study), [plugin(VARIANT.format(act=act, name=name))])
+    cell = dataclasses.replace(CELL, variant=name, arguments={})
+    registry.load_plugin(kept)
+    workplace = dataclasses.replace(place.workplace, plugins=(kept,))
+    assert not run_cell(Job("cell", cell, "row", None), workplace, lambda progress: None)
+    failure = place.record.failure() or {}
+    assert failure["kind"] == "code"
+    assert said in failure["message"]
+    assert len(failure["message"]) < 5000
+    failure["message"].encode()
+    assert place.record.log.read_text(encoding="utf-8")
+    assert not (place.record.path / "lease").exists()
+
+
+def test_what_a_method_leaves_behind_in_torch_reaches_no_other_cell(
+    place: Place, plugin: Callable[..., Path], expected: dict[str, Any]
+) -> None:
+    act = (
+        "import torch, numpy, random; torch.set_default_dtype(torch.float64); torch.set_flush_denormal(True); "
+        "torch.set_float32_matmul_precision('medium'); torch.backends.mkldnn.enabled = False; "
+        "torch.use_deterministic_algorithms(True); numpy.random.seed(7); torch.set_grad_enabled(False); "
+        "raise ValueError"
+    )
+    [kept] = keep_plugins(StudyFolder(place.workplace.study), [plugin(VARIANT.format(act=act, name="leaves"))])
+    workplace = dataclasses.replace(place.workplace, plugins=(kept,))
+    cell = dataclasses.replace(CELL, variant="leaves", arguments={})
+    registry.load_plugin(kept)
+    assert not run_cell(Job("other", cell, "row", None), workplace, lambda progress: None)
+    assert place.run()
+    assert content(place.record) == expected
+
+
+def test_a_kept_plugin_that_was_changed_trains_nothing(place: Place, plugin: Callable[..., Path]) -> None:
+    """By a colleague in a shared run folder, or by a disk: its cells would bear the name of another method."""
+    folder = StudyFolder(place.workplace.study)
+    own = plugin(VARIANT.format(act="pass", name="kept"))
+    [kept] = keep_plugins(folder, [own])
+    Path(kept).write_text(VARIANT.format(act="scores = scores * 0.0", name="kept"))
+    assert not place.run(plugins=(kept,))
+    failure = place.record.failure() or {}
+    assert "is not the file that the launch copied there" in failure["message"]
+    assert keep_plugins(folder, [own]) == (kept,)
+    assert Path(kept).read_text() == own.read_text()
+
+
+def test_a_record_in_which_is_a_link_is_not_written_to(place: Place, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("lease", "checkpoint", "examples", "log.txt", "metrics.jsonl"):
+        place.record.path.mkdir(parents=True)
+        (place.record.path / name).symlink_to(theirs)
+        with pytest.raises(RecordError, match="is a link"):
+            place.run()
+        assert not list(theirs.iterdir())
+        shutil.rmtree(place.record.path)
+    place.record.path.symlink_to(theirs)
+    with pytest.raises(RecordError, match="is a link"):
+        place.run()
+    assert not list(theirs.iterdir())
+
+
+def test_lines_that_changed_since_the_checkpoint_are_not_gone_on_from(place: Place) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.run(stop)
+    path = place.record.path / "metrics.jsonl"
+    whole = path.read_bytes()
+    for content in (whole.replace(b'"step": 3', b'"step": 2'), whole[whole.index(b"\n") + 1 :], b""):
+        path.write_bytes(content)
+        assert not place.run()
+        failure = place.record.failure() or {}
+        assert "metrics.jsonl" in failure["message"]
+        assert "is damaged" in failure["message"]
+        assert "Delete" not in failure["message"]
+    path.write_bytes(whole)
     assert place.run()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_grid import lasting
 
 from ablations.studies import search as example
 from suite import cli, registry, search
@@ -180,10 +181,13 @@ def plan_searches(study: Study, data: Path, folder: StudyFolder) -> tuple[list[J
     return planned.jobs, planned.searches
 
 
+RESULT = {"macs": 1, "macs_reference": 1, "uncounted_operators": {}, "parameters": 1, "steps": 8, "seconds": 1.0}
+
+
 def finish(folder: StudyFolder, trial: str, validation: float, test: float) -> None:
     (folder.path / trial).mkdir(parents=True, exist_ok=True)
     write_json(folder.path / trial / "config.json", {})
-    folder.cell(trial).write_result({"accuracy": {"validation": validation, "test": test}})
+    folder.cell(trial).write_result(RESULT | {"accuracy": {"validation": validation, "test": test}})
 
 
 def test_a_winner_is_known_once_no_trial_is_left_and_is_a_row_at_every_seed(
@@ -249,7 +253,9 @@ def test_a_trial_that_another_scheduler_stopped_is_to_run_again(data_folder: Pat
     jobs, found = plan_searches(study(asha), data_folder, folder)
     trial = next(job for job in jobs if job.role == "trial")
     folder.cell(trial.id).write_config({})
-    folder.cell(trial.id).write_stopped({"scheduler": search.scheduler_plain(asha)})
+    folder.cell(trial.id).write_stopped(
+        {"step": 2, "rung": 2, "accuracy": 1.0, "scheduler": search.scheduler_plain(asha)}
+    )
     assert folder.cell(trial.id).state == "stopped"
     assert search.done(trial, folder, found)
     assert not search.done(dataclasses.replace(trial, role="row"), folder, found)
@@ -313,11 +319,7 @@ class Place:
 
     def numbers(self) -> dict[str, Any]:
         """What every cell measured."""
-        times = {"seconds"}
-        return {
-            name: {key: value for key, value in (self.study.cell(name).result() or {}).items() if key not in times}
-            for name in self.states()
-        }
+        return {name: lasting(self.study.cell(name).result() or {}) for name in self.states()}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_grid import lasting
 
 from suite import checkpoints, pruning, registry, training
 from suite.config import Cell, ModelSize, Protocol, only_layers
@@ -206,6 +208,20 @@ def test_a_finished_cell_is_not_run_again(finished: tuple[Bench, CellFolder]) ->
     assert {path: path.stat().st_mtime_ns for path in record.path.rglob("*")} == before
 
 
+def test_a_cell_records_the_compiled_code_that_it_ran_itself(bench: Bench) -> None:
+    """Not what another cell of the process, here the one before, had asked for."""
+    protocol = dataclasses.replace(ADAMW, steps=1, evaluations=1)
+    short = dataclasses.replace(SOFTMAX, protocol=protocol, layers=(1, 1, 1))
+    entmax = dataclasses.replace(short, variant="entmax")
+    again = dataclasses.replace(entmax, seed=1)
+    cells = {"entmax": entmax, "softmax": short, "again": again}
+    ran = {name: (bench.finished(cell, name).result() or {})["native"] for name, cell in cells.items()}
+    assert ran["softmax"] == {}
+    assert list(ran["entmax"]) == ["entmax.c"]
+    assert ran["entmax"]["entmax.c"].split()[0] in ("C", "torch:")
+    assert ran["again"] == ran["entmax"]
+
+
 def test_progress_is_reported_at_every_evaluation(bench: Bench) -> None:
     seen: list[Progress] = []
     bench.finished(SOFTMAX, report=seen.append)
@@ -240,11 +256,8 @@ def test_a_blind_cell_answers_equal_questions_alike(bench: Bench) -> None:
 def without_times(record: CellFolder) -> dict[str, Any]:
     """Everything that a finished cell says, but for how long it took and how often it was started."""
     return {
-        "result": {name: value for name, value in (record.result() or {}).items() if name != "seconds"},
-        "metrics": [
-            {name: value for name, value in line.items() if name != "seconds"}
-            for line in read_lines(record.path / "metrics.jsonl")
-        ],
+        "result": lasting(record.result() or {}),
+        "metrics": [lasting(line) for line in read_lines(record.path / "metrics.jsonl")],
         "sites": (record.path / "sites.jsonl").read_text(),
         "predictions": (record.path / "predictions.parquet").read_bytes(),
         "model": {
@@ -704,7 +717,7 @@ def test_a_start_without_a_result_has_nothing_to_evaluate_until_it_is_run(
         with pytest.raises(KeyboardInterrupt):
             bench.run(SOFTMAX, "start", report=kill_at(4))
     if how == "removed":
-        bench.finished(SOFTMAX, "start").remove()
+        shutil.rmtree(bench.finished(SOFTMAX, "start").path)
     failure = bench.failure(only_layers(SOFTMAX, KEEP), "kept", start="start")
     assert failure["kind"] == "data or configuration"
     assert f"The cell start is {state}. Run it first." in failure["message"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from suite.cli import main
 from suite.data.generate import write_pretrained, write_vqa2
 from suite.data.official import score_file
+from suite.data.regions import open_source
 
 SMALL = ("width=8", "heads=2", "intermediate=8", "steps=2", "evaluations=1", "batch_size=4")
 
@@ -106,6 +108,8 @@ def test_what_cannot_be_prepared_is_told(here: Path, capsys: pytest.CaptureFixtu
     said = refused(capsys, "data", "prepare", "vqa2", "--answers", "lxmert/vqa/trainval_label2ans.json", *data)
     assert "Expected --from FOLDER (and --splits of it), or --split NAME=FILE and --features FILE" in said
     assert "Expected --from FOLDER" in refused(capsys, "data", "prepare", "vqa2", "--splits", "train", *data)
+    named = ("--split", "minival=nowhere.json", "--from", "lxmert")
+    assert "nowhere.json cannot be read" in refused(capsys, "data", "prepare", "vqa2", *named, *data)
     assert "`ablate data verify` takes no files" in refused(capsys, "data", "verify", "vqa2", "--skip-bad", *data)
     assert not (tmp_path / "data/vqa2").exists()
 
@@ -117,6 +121,38 @@ def test_files_may_be_named_one_by_one(here: Path, capsys: pytest.CaptureFixture
     assert main(words) == 0
     information = json.loads(capsys.readouterr().out)
     assert list(information["splits"]) == ["minival"]
+
+
+def test_what_boxes_are_measured_in_is_said(here: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The same data set comes of boxes as shares; reduced images are refused, unless the user knows better."""
+    folder = tmp_path / "npz"
+    folder.mkdir()
+
+    def prepared(name: str, scale: str, *more: str) -> tuple[int, str, str]:
+        source = open_source(Path("lxmert/mscoco_imgfeat/val2014_obj36.tsv"))
+        for record in source.records():
+            image = source.raw(record)
+            sides = np.array([image.width, image.height] * 2, dtype=np.float32)
+            boxes = {"pixels": image.boxes, "shares": image.boxes / sides, "half": image.boxes / 2}[scale]
+            content = {"x": image.features, "bbox": boxes, "image_w": image.width, "image_h": image.height}
+            np.savez(folder / f"{source.image_id(record)}.jpg.npz", allow_pickle=False, **content)
+        words = ["data", "prepare", "vqa2", "--data", str(tmp_path / name), "--features", str(folder)]
+        words += ["--split", "minival=lxmert/vqa/minival.json", "--tokenizer", "lxmert/vocab.txt", *more]
+        code = main([*words, "--answers", "lxmert/vqa/trainval_label2ans.json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out)["digest"] if out else "", err
+
+    code, digest, said = prepared("a", "pixels")
+    assert (code, "taken as shares" in said) == (0, False)
+    code, same, said = prepared("b", "shares")
+    assert (code, same) == (0, digest)
+    assert f"{folder}: boxes are taken as shares of the image" in said
+    code, _, said = prepared("c", "half")
+    assert code == 2
+    assert "Are they those of reduced images?" in said
+    code, other, _ = prepared("d", "half", "--boxes", "pixels")
+    assert code == 0
+    assert other != digest
 
 
 def test_a_split_of_the_server_cannot_be_tested_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,11 +91,15 @@ Backward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Weights (..., K), alpha and the weights' gradient to the gradients of scores (..., K) and alphas (..., 1)."""
 
 
-@cache
 def _ways(device: str, dtype: torch.dtype) -> tuple[Forward, Backward]:
     """The fastest way to compute on ``device``."""
     if device == "cpu" and dtype is torch.float32 and (library := native.load(SOURCE)):
         return partial(_forward_in_c, library), partial(_backward_in_c, library)
+    return _in_torch(device)
+
+
+@cache
+def _in_torch(device: str) -> tuple[Forward, Backward]:
     if device == "cuda":
         return torch.compile(_forward, dynamic=True), torch.compile(_backward, dynamic=True)
     return _forward, _backward

@@ -37,8 +37,9 @@ def terminal(report: Report, width: int = 100, styled: bool = False) -> str:
     colours = "standard" if styled else None
     # Wider than the terminal at worst, but never without a number.
     widest = max(width, *(sum(_widths(layout, table, columns)) for table, columns in parts))
+    # Not to a notebook around it: the text is what is asked for.
     console = Console(
-        file=text, force_jupyter=False, width=widest, force_terminal=styled, color_system=colours, highlight=False
+        file=text, width=widest, force_terminal=styled, force_jupyter=False, color_system=colours, highlight=False
     )
     # Text, never str, for all that is printed: rich would read markup such as [red] in a str.
     console.print(Text(layout.heading), width=width)

@@ -10,7 +10,8 @@ from typing import Any
 
 from reports.cells import LONGEST, CellRecord
 from reports.page.data import number, thinned
-from reports.text import clean, shortened
+from reports.text import shortened
+from suite.errors import clean
 
 POINTS = 200
 """Evaluations of a cell's curves that its page has room for."""

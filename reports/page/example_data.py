@@ -18,7 +18,8 @@ from reports.cells import CellRecord, told_of
 from reports.examples import Example, read_attention, read_examples
 from reports.page.data import number
 from reports.report import Report, Row
-from reports.text import clean, plain
+from reports.text import plain
+from suite.errors import clean
 from suite.files import damaged
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")

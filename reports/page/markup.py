@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from reports.text import clean
+from suite.errors import clean
 
 VOID = ("meta", "link", "img")
 

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,18 +24,18 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from rich.console import Console
 from rich.progress import Progress
 
 from suite import plan, provenance
 from suite.bench import show
 from suite.bench.cell import FinishedCell, Samples
 from suite.bench.energy import Meter, open_meter
-from suite.bench.measure import YOUNG, Settings, say
+from suite.bench.measure import YOUNG, Settings
 from suite.bench.record import Spread, digits
 from suite.errors import UserError
 from suite.lease import holder_of
 from suite.records import StudyFolder, load_cells
+from suite.terminal import Terminal, say
 
 BUSY = 0.1
 """Processors that others keep busy, on average, from which on it is said."""
@@ -170,7 +171,7 @@ def _take_turns(
 ) -> dict[FinishedCell, Samples]:
     """Samples of each cell from every round, in each of which all have a turn, in an order of its own."""
     samples = {one: Samples() for one in cells}
-    console, began = Console(stderr=True, highlight=False), time.monotonic()
+    console, began = Terminal(sys.stderr, highlight=False), time.monotonic()
     # Drawn between turns alone: a display that refreshes itself would take time from what is measured.
     with Progress(console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("", total=settings.rounds * len(cells))

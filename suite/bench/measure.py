@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from typing import TypeVar
 
 import psutil
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from suite.bench.record import Row, Seconds
 from suite.errors import UserError
+from suite.terminal import Terminal, say
 
 WARM_UP = 1
 """Rounds before those that count."""
@@ -65,7 +66,7 @@ def interleave(tasks: Sequence[tuple[Row, Step]], rounds: int, title: str) -> No
 
     The order changes from round to round, so that no step always follows the same other one.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(sys.stderr, highlight=False)
     began = time.monotonic()
     whole: list[list[Seconds]] = []
     try:
@@ -147,10 +148,6 @@ def multiply_adds(run: Callable[[], object]) -> int:
 def free_memory(device: str) -> int:
     """Bytes that nobody holds on the device."""
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
-
-
-def say(text: str) -> None:
-    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 def _wait(device: str) -> None:

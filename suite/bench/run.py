@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from suite import provenance
 from suite.bench import show
-from suite.bench.measure import MEMORY, Settings, say
+from suite.bench.measure import MEMORY, Settings
 from suite.bench.record import Record
-from suite.errors import UserError
+from suite.errors import UserError, clean
+from suite.terminal import say
 
 
 class Bench(Protocol):
@@ -89,7 +90,7 @@ def run(bench: Bench, settings: Settings, folder: Path, command: Sequence[str]) 
         text = report(bench, record)
         (folder / "table.md").write_text(text, encoding="utf-8")
         show.save(bench.figure(record), folder)
-        print(text, end="")
+        print(clean(text), end="")
         say(f"Samples, table and figure: {folder}")
     if trouble:
         raise trouble

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas
 
-from suite.data.json_records import Faults, is_text, load, place, shown
+from suite.data.json_records import Faults, is_text, load, place
 from suite.data.official import normalise
 from suite.data.store import DataError
+from suite.errors import shown
 
 AT_LEAST = 9  # questions that an answer of the vocabulary has
 

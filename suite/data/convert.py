@@ -21,20 +21,25 @@ Shapes: I images, R regions of an image, F features of a region.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
+import tempfile
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,13 +48,20 @@ import pandas
 
 from suite.data.regions import Position, Record, Source, check, image_key
 from suite.data.store import ARRAYS, DataError, image_checksum
+from suite.errors import few, shown
+from suite.lease import BEAT, SILENCE, Holder, Lease, LeaseLost, machine
 from suite.records import write_json
+from suite.room import cores
+from suite.terminal import say
 
 FORM = 1
 PIECE = 8  # records of a task
-MISSING, THERE, LEFT_OUT = 0, 1, 2  # states of a row
+MISSING, TORN, THERE, TWICE = 0, 1, 2, 3  # states of a row; TORN until a record of it is whole, TWICE for good
+# What flock answers where there are no locks: Lustre mounted without them, NFS without their daemon.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 Progress = Callable[[int, int], None]
+Tell = Callable[[str], None]
 Outcome = dict[str, Any]
 """What became of a record: its row, and its place, size and checksum or its fault."""
 
@@ -83,34 +95,58 @@ def convert(
     workers: int | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    tell: Tell = say,
 ) -> Conversion:
     """The images `wanted` out of `sources` as arrays in `folder`, in the order of `wanted`.
 
     Without `wanted` all images are taken, in the order of the files, which are read twice for it. Images that
     nobody asked for are passed over. `workers` are threads, by default one per core. `progress(images done,
     images wanted)`. A folder whose conversion was interrupted is continued; one that is finished is returned.
+    `tell` is told what was taken for granted by evidence alone.
 
     Raises DataError, with file and line, for the first thing that is wrong: see suite/data/regions.py, and an
-    image that is there twice, or not at all. With `skip_bad` they are left out and listed instead, the later
-    rows moving into the gaps; an image that is there twice is left out altogether. A file that cannot be read
-    on is an error always. DataError also where `folder` holds something else or the disk has no room.
+    image that is there twice, with other contents, or not at all. With `skip_bad` they are left out and listed
+    instead, the later rows moving into the gaps; an image that is there twice is left out altogether, one that is
+    torn in one place and whole in another is taken from there. A file that cannot be read on is an error always.
+    DataError also where `folder` holds something else, cannot be written or the disk has no room.
     """
     if not sources or len({source.shape for source in sources}) != 1:
         raise DataError("expected at least one file of region features, all of one shape.")
     folder = Path(folder)
+    check_destination(folder)
+    for source in sources:
+        if source.unit == "shares":
+            tell(f"{source.path}: boxes are taken as shares of the image, from 0 to 1, not as pixels.")
     ids = _image_ids(sources) if wanted is None else list(wanted)
     work = _Work(sources, folder, ids, np.dtype(dtype), skip_bad, progress)
     if (folder / "conversion.json").is_file():
         return _finished(folder, work.request, skip_bad)
-    with _journal(folder) as (journal, lines):
+    work.check_listed()
+    with _journal(folder, tell) as (journal, lines):
+        if (folder / "conversion.json").is_file():  # Another process has finished it since the look above.
+            return _finished(folder, work.request, skip_bad)
         if not lines:
             work.allocate()
             journal.append(work.request)
         elif lines[0] != work.request:
             raise _other(folder)
         number, position = work.replay(lines[1:])
-        work.run(journal, number, position, workers or os.cpu_count() or 1)
+        work.run(journal, number, position, workers or cores())
         return work.finish()
+
+
+def check_destination(folder: Path) -> None:
+    """Raises DataError or OSError where `folder` cannot be written, or has a name that Parquet's writer refuses."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{shown(str(folder))}: expected a folder whose name is UTF-8. Choose another; where its name is right "
+            "already, run Python with PYTHONUTF8=1."
+        ) from None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder if folder.is_dir() else folder.parent):
+        pass
 
 
 def _image_ids(sources: Sequence[Source]) -> list[str]:
@@ -155,11 +191,38 @@ class _Work:
             "dtype": dtype.name,
             "shape": list(self.shape),
         }
+        if shared := [number for number, source in enumerate(sources) if source.unit == "shares"]:
+            self.request["boxes as shares"] = shared
         self.state = np.full(len(ids), MISSING, dtype=np.int8)
         self.place: dict[int, str] = {}
         self.size = np.zeros((len(ids), 2), dtype=np.int32)
         self.checksum = np.zeros(len(ids), dtype=np.uint32)
         self.left_out: list[str] = []
+
+    def check_listed(self) -> None:
+        """Raises DataError for images that no source has, where all list theirs without being read."""
+        listed = [source.ids() for source in self.sources]
+        there = {image_key(image) for ids in listed for image in ids or ()}
+        missing = [image for key, image in zip(self.rows, self.ids, strict=True) if key not in there]
+        if missing and not self.skip_bad and None not in listed:
+            raise self.missing(missing)
+
+    def missing(self, images: list[str]) -> DataError:
+        """The error for images that no source has: it says which ids they do have."""
+        files = ", ".join(source.path.name for source in self.sources)
+        return DataError(
+            f"expected the features of {len(self.ids)} images in {files}; {len(images)} are missing, such as "
+            f"{', '.join(images[:3])}.{self.have()} Give the file that has them, or leave them out with --skip-bad."
+        )
+
+    def have(self) -> str:
+        """A sentence on what the ids of each source look like."""
+        looks = []
+        for source in self.sources[:3]:
+            with contextlib.suppress(DataError):
+                ids = [source.image_id(record) for record in islice(source.records(), 2)]
+                looks.append(f"those of {source.path.name} look like {few(ids)}")
+        return f" The ids: {'; '.join(looks)}." if looks else ""
 
     def allocate(self) -> None:
         """Both arrays at their full size; the disk fills as rows are written."""
@@ -234,21 +297,25 @@ class _Work:
         """Notes what became of some records. Raises DataError for a fault unless they are to be skipped."""
         for outcome in outcomes:
             row, fault = outcome["row"], outcome.get("fault")
+            state = TORN
             if fault is None and row in self.place:
+                same = (outcome["width"], outcome["height"], outcome["checksum"])
+                if same == (*self.size[row].tolist(), self.checksum[row]):
+                    continue
                 image, before = self.ids[row], self.place[row]
-                fault = f"{outcome['place']}: expected each image once; {image} was in {before} before."
+                fault = f"{outcome['place']}: expected each image once; {image} was in {before} before, another."
+                state = TWICE  # Of two records that are whole nobody knows which is right.
             if fault is not None:
                 if not self.skip_bad:
                     raise DataError(fault)
                 self.left_out.append(fault)
-                if row is not None:
-                    self.state[row] = LEFT_OUT
             else:
                 self.place[row] = outcome["place"]
                 self.size[row] = outcome["width"], outcome["height"]
                 self.checksum[row] = outcome["checksum"]
-                # What was faulty once stays out: of two records nobody knows which is right.
-                self.state[row] = max(self.state[row], THERE)
+                state = THERE
+            if row is not None:
+                self.state[row] = max(self.state[row], state)
             if progress is not None:
                 progress(self.done, len(self.ids))
 
@@ -256,16 +323,14 @@ class _Work:
         """Closes the gaps that left-out images leave, and writes what makes the folder complete."""
         missing = [self.ids[row] for row in np.flatnonzero(self.state == MISSING)]
         if missing:
-            files = ", ".join(source.path.name for source in self.sources)
             if not self.skip_bad:
-                raise DataError(
-                    f"expected the features of {len(self.ids)} images in {files}; {len(missing)} are missing, such "
-                    f"as {', '.join(missing[:3])}. Give the file that has them, or leave them out with --skip-bad."
-                )
+                raise self.missing(missing)
+            files = ", ".join(source.path.name for source in self.sources)
             self.left_out += [f"{image}: its features are missing from {files}." for image in missing]
         order = _without_gaps(self.state == THERE)
         if not len(order):
-            raise DataError(f"{self.folder}: no image is left of {len(self.ids)}; the first: {self.left_out[0]}")
+            left = f"no image is left of {len(self.ids)}; the first: {self.left_out[0]}"
+            raise DataError(f"{self.folder}: {left}{self.have()}")
         for name in ARRAYS:
             _close_gaps(self.folder / name, order)
         images = pandas.DataFrame(
@@ -288,7 +353,11 @@ def _finished(folder: Path, request: dict[str, Any], skip_bad: bool) -> Conversi
         said = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
         same, left_out = said["request"] == request, list(said["left_out"])
         images = pandas.read_parquet(folder / "images.parquet")
+    except (MemoryError, KeyboardInterrupt):
+        raise
     except Exception as error:  # Whatever a damaged file makes its reader raise.
+        if isinstance(error, OSError) and error.errno:  # What the system says; Arrow has errors without a number.
+            raise
         raise DataError(f"{folder} is damaged ({error}). Delete the folder and begin again.") from error
     if not same or not all((folder / name).is_file() for name in ARRAYS):
         raise _other(folder)
@@ -298,21 +367,30 @@ def _finished(folder: Path, request: dict[str, Any], skip_bad: bool) -> Conversi
 
 
 def _other(folder: Path) -> DataError:
-    return DataError(f"{folder} holds a conversion of other files or settings. Delete the folder and begin again.")
+    return DataError(
+        f"{folder} holds a conversion of other files or settings. Give those again to go on with it, or move the "
+        "folder away to begin anew; delete it where nobody needs it."
+    )
 
 
 @contextmanager
-def _journal(folder: Path) -> Iterator[tuple[_Journal, list[dict[str, Any]]]]:
+def _journal(folder: Path, tell: Tell) -> Iterator[tuple[_Journal, list[dict[str, Any]]]]:
     """The folder's journal, held by this process alone, and its whole lines; a torn last one is cut off."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "journal.txt"
     if not path.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} holds something else than a conversion. Choose another folder.")
-    with path.open("a+b") as journal:
+    with path.open("a+b") as journal, ExitStack() as held:
+        check = None
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{folder}: another process is at this conversion. Wait for it.") from None
+        except BlockingIOError:
+            raise _held(folder) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            tell(f"{folder}: its file system has no locks ({error.strerror}); a lease in it keeps others away.")
+            check = held.enter_context(_leased(folder, tell))
         journal.seek(0)
         lines, whole, before = [], 0, 0
         for line in journal:
@@ -326,7 +404,49 @@ def _journal(folder: Path) -> Iterator[tuple[_Journal, list[dict[str, Any]]]]:
         journal.truncate(whole)
         if len(lines) > 1 and not all((folder / name).is_file() for name in ARRAYS):
             raise DataError(f"{folder}: its arrays are gone. Delete the folder and begin again.")
-        yield _Journal(journal, before), lines
+        yield _Journal(journal, before, check), lines
+
+
+def _held(folder: Path) -> DataError:
+    return DataError(f"{folder}: another process is at this conversion. Wait for it.")
+
+
+@contextmanager
+def _leased(folder: Path, tell: Tell) -> Iterator[Callable[[], None]]:
+    """The folder is this process's by a file that it touches, as a cell is; what is yielded raises if it is not."""
+    lease, done = Lease(folder), threading.Event()
+    since: float | None = None
+
+    def waiting(holder: Holder | None) -> None:
+        # One on another machine may be gone without a word: silence tells.
+        nonlocal since
+        if since is None:
+            since = time.monotonic()
+            if holder is None or holder.machine != machine():
+                where = holder.host if holder else "some machine"
+                tell(f"{folder}: waiting for up to {SILENCE:.0f} s whether a process on {where} still works there.")
+        if (holder is not None and holder.machine == machine()) or time.monotonic() - since > SILENCE + 10 * BEAT:
+            raise _held(folder)
+
+    def check() -> None:
+        try:
+            lease.check()
+        except LeaseLost:
+            raise _held(folder) from None
+
+    def beat() -> None:
+        while not done.wait(BEAT):
+            lease.beat()
+
+    lease.take(waiting)
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield check
+    finally:
+        done.set()
+        beating.join()
+        lease.release()
 
 
 @dataclass
@@ -335,8 +455,12 @@ class _Journal:
 
     file: io.BufferedRandom
     checksum: int
+    check: Callable[[], None] | None
+    """Raises DataError where the conversion is another process's by now; None where a lock keeps it."""
 
     def append(self, entry: dict[str, Any]) -> None:
+        if self.check is not None:
+            self.check()
         text = json.dumps(entry).encode() + b"\n"
         self.checksum = zlib.crc32(text, self.checksum)
         self.file.write(b"%08x " % self.checksum + text)

@@ -21,6 +21,7 @@ import pandas
 from PIL import Image
 
 from suite.data import store
+from suite.data.convert import check_destination
 from suite.data.store import DataError
 from suite.data.wordpieces import encode, make_tokenizer
 
@@ -53,6 +54,7 @@ def prepare(folder: Path, progress: Callable[[int, int], None] | None = None) ->
     source = store.source_digest(package, _source_files(package))
     if store.already_prepared(folder, store.dataset_digest(NAME, source, PREPARATION)):
         return
+    check_destination(folder)
     images = _images()
     answers = (package / "data" / "answers.txt").read_text(encoding="utf-8").split()
     questions = _questions(package, images, answers)

@@ -17,7 +17,8 @@ from typing import Any
 
 from suite.data.store import DataError
 
-SHOWN = 80  # characters of a wrong value in a message
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz"}
+"""What no JSON begins with."""
 
 
 @dataclass
@@ -49,17 +50,29 @@ def load(path: Path) -> Any:
     try:
         text = _text(path)
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: expected UTF-8, got byte {error.object[error.start]:#x}.") from None
-    except OSError as error:
+        content, at = error.object, error.start
+        if packed := next((name for begins, name in PACKED.items() if content.startswith(begins)), None):
+            raise DataError(f"{path}: expected JSON, got a file packed by {packed}. Unpack it first.") from None
+        line = content.count(b"\n", 0, at) + 1
+        raise DataError(
+            f"{path}, line {line}: expected UTF-8, got byte {content[at]:#x}. Save it as UTF-8."
+        ) from None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Expected a JSON file.") from None
     try:
         with uncollected():
             return json.loads(text)
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text[error.pos] in "{[":
+            raise DataError(
+                f"{path}, line {error.lineno}: expected one list of records, got another value behind the first: a "
+                f"record a line. Wrap them in one list, as `jq -s . {path}` does."
+            ) from None
+        torn = error.msg.startswith("Unterminated") or len(text[error.pos :].strip()) < len("false")
+        advice = "Is the file whole? Download or copy it again." if torn else "Mend it there, or get it again."
         raise DataError(
             f"{path}, line {error.lineno}: expected JSON, got something else ({error.msg} at character "
-            f"{error.pos} of {len(text)}). Is the file whole? Download or copy it again."
+            f"{error.pos} of {len(text)}). {advice}"
         ) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
         raise DataError(f"{path}, line 1: expected JSON that can be read, got an error ({error}).") from None
@@ -80,12 +93,6 @@ def uncollected() -> Iterator[None]:
 def place(path: Path, key: str | None, record: int) -> str:
     """The file, line and record, counted from 1, of the record at position `record` of the list under `key`."""
     return _named(path, _lines(path, key, [record])[record], record)
-
-
-def shown(value: Any) -> str:
-    """A value for a message, cut short."""
-    text = ascii(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def is_text(value: Any) -> bool:
@@ -114,7 +121,7 @@ def _lines(path: Path, key: str | None, records: Collection[int]) -> dict[int, i
     """The line, from 1, in which each of `records` begins."""
     try:
         return _find_lines(_text(path), key, records)
-    except (OSError, ValueError, IndexError, StopIteration, RecursionError) as error:
+    except (ValueError, IndexError, StopIteration, RecursionError) as error:
         # What was read once cannot fail again unless another program writes it, or lists are nested to the limit.
         raise DataError(f"{path} has a fault whose line cannot be found ({error}). Read it again.") from None
 

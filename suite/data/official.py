@@ -29,9 +29,10 @@ from typing import Literal
 
 import pandas
 
-from suite.data.json_records import load, place, shown
+from suite.data.json_records import load, place
 from suite.data.questions import HUMANS, ID, TEXT, read_annotations, read_questions, record_fault
 from suite.data.store import DataError
+from suite.errors import few, shown
 
 RESULT = {"question_id": ID, "answer": TEXT}  # a record of a result file
 Revision = Literal["2021", "before-2021"]
@@ -133,19 +134,20 @@ def score_file(
 ) -> tuple[Scores, pandas.DataFrame]:
     """Scores of a result file as it is sent to the server, and the questions that they are of.
 
-    With `questions`, the official file of the questions, it is checked too that annotations belong to it. Raises
-    DataError, with file, line and record, for whatever is wrong with one of the files.
+    Annotations are official ones of any pictures: those of OK-VQA, or of TextVQA and VizWiz in VQA's form, too.
+    With `questions`, the file of the questions in that form, it is checked too that annotations belong to it.
+    Raises DataError, with file, line and record, for whatever is wrong with one of the files.
     """
     if questions is not None:
-        read_questions({"scored": [questions, annotations]})
-    frame = read_annotations(annotations).frame
+        read_questions({"scored": [questions, annotations]}, of_coco=False)
+    frame = read_annotations(annotations, of_coco=False).frame
     records = read_results(results)
     known = set(frame["question_id"].tolist())
     for number, question in enumerate(records):
         if question not in known:
             raise DataError(
-                f"{place(results, None, number)}: expected a question of {annotations}, got {question}. "
-                "Results and annotations must be of the same questions."
+                f"{place(results, None, number)}: expected a question of {annotations}, got {question}; it has "
+                f"{few(sorted(known), 3)}. Results and annotations must be of the same questions."
             )
     missing = [question for question in known if question not in records]
     if missing:
@@ -159,7 +161,7 @@ def score_file(
 def read_results(path: Path) -> dict[int, str]:
     """A result file, a list of {question_id, answer}, as question_id -> answer in the order of the file.
 
-    Raises DataError, with file, line and record, for any other file, and for a question that is there twice.
+    Raises DataError, with file, line and record, for any other file, and for a question with two answers.
     """
     content = load(Path(path))
     if not isinstance(content, list) or not content:
@@ -167,7 +169,7 @@ def read_results(path: Path) -> dict[int, str]:
     answers: dict[int, str] = {}
     for number, record in enumerate(content):
         fault = record_fault(record, RESULT)
-        if fault is None and record["question_id"] in answers:
+        if fault is None and answers.get(record["question_id"], record["answer"]) != record["answer"]:
             fault = f"expected one answer to each question, got another to {record['question_id']}."
         if fault is not None:
             raise DataError(f"{place(Path(path), None, number)}: {fault}")

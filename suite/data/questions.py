@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import pandas
 
-from suite.data.json_records import Faults, is_id, is_text, load, shown, uncollected
+from suite.data.json_records import Faults, is_id, is_text, load, uncollected
 from suite.data.scoring import vqa_soft_score
 from suite.data.store import DataError
+from suite.errors import shown
 
 HUMANS = 10  # answers to each question
 # data_subtype of the official files -> the set of COCO's pictures
@@ -33,15 +34,15 @@ PICTURES = {
     "test2015": "test2015",
     "test-dev2015": "test2015",
 }
-_IMAGE = re.compile(rf"COCO_({'|'.join(sorted(set(PICTURES.values())))})_[0-9]{{12}}")
+_IMAGE = re.compile(
+    rf"(?:.*/)?(COCO_(?:{'|'.join(sorted(set(PICTURES.values())))})_[0-9]{{12}})(?i:\.(?:jpe?g|png))?"
+)
 
 Form = Mapping[str, tuple[str, Callable[[Any], bool]]]
 ID, TEXT = ("a whole number", is_id), ("text", is_text)
-QUESTION: Form = {
-    "question_id": ID,
-    "image_id": ("a whole number from 0", lambda value: is_id(value) and 0 <= value < 10**12),
-    "question": TEXT,
-}
+COCO_ID = ("a whole number from 0", lambda value: is_id(value) and 0 <= value < 10**12)
+ANY_ID = ("text or a whole number", lambda value: is_id(value) or is_text(value))
+QUESTION: Form = {"question_id": ID, "image_id": COCO_ID, "question": TEXT}
 ANNOTATION: Form = {"question_id": ID, "answers": ("a list", lambda value: isinstance(value, list))}
 LXMERT: Form = {"question_id": ID, "img_id": TEXT, "sent": TEXT}
 LXMERT_LABEL: Form = {"label": ("an object of answer -> score", lambda value: isinstance(value, dict))}
@@ -60,14 +61,15 @@ class Reading:
 
 
 @uncollected()
-def read_questions(files: Mapping[str, Sequence[Path]], *, skip_bad: bool = False) -> Reading:
+def read_questions(files: Mapping[str, Sequence[Path]], *, skip_bad: bool = False, of_coco: bool = True) -> Reading:
     """The questions of each split out of its `files`, one row per question, in the order of the files.
 
     A split has any number of LXMERT's files, or official files of questions with those of annotations, in any
     order. The columns:
 
     - question_id (int64); split, the key of `files`; text;
-    - image_id: the picture's name without its ending, such as COCO_val2014_000000458752, in both forms;
+    - image_id: the picture's name without its ending, such as COCO_val2014_000000458752, in both forms; of
+      pictures that are not COCO's, the id as it is;
     - humans: the ten answers as they were given; an empty list where the file has none;
     - answer_type, question_type: "" where the file has none;
     - multiple_choice_answer: what most humans said; None where the file has none;
@@ -78,14 +80,16 @@ def read_questions(files: Mapping[str, Sequence[Path]], *, skip_bad: bool = Fals
     Raises DataError for what is no such file, for files of a split that do not belong together, and for the first
     record that is wrong: a key that is missing or of another type, a question_id that was there before in any
     file, a question without its annotation or the other way round, other than ten answers, a score outside
-    [0, 1], pictures of several of COCO's sets in one file. With `skip_bad` wrong records are left out and listed
-    instead; of equal ids the first stays.
+    [0, 1]. With `skip_bad` wrong records are left out and listed instead; of equal ids the first stays. A record
+    that a split has twice, all the same, is one. Without `of_coco` official files may be of any pictures.
     """
     rows, faults, asked = _Rows(), Faults(skip_bad), {}
     for split, paths in files.items():
-        sources = [_records(Path(path)) for path in paths]
+        sources = [_records(Path(path), of_coco) for path in paths]
         asked[split] = sum(len(source.items) for source in sources if source.key != "annotations")
+        equal = rows.equal
         _read_split(split, sources, rows, faults)
+        asked[split] -= rows.equal - equal
     skipped = faults.sentences()
     if not (frame := rows.frame()).empty:
         return Reading(frame, skipped, asked)
@@ -93,13 +97,13 @@ def read_questions(files: Mapping[str, Sequence[Path]], *, skip_bad: bool = Fals
 
 
 @uncollected()
-def read_annotations(path: Path, *, skip_bad: bool = False) -> Reading:
+def read_annotations(path: Path, *, skip_bad: bool = False, of_coco: bool = True) -> Reading:
     """The official annotations, one row per question, without the questions' texts.
 
     The columns question_id, humans, answer_type, question_type, file, record are those of `read_questions`;
     multiple_choice_answer is what most humans said, None where the file has none. Raises DataError as it does.
     """
-    found = _records(Path(path))
+    found = _records(Path(path), of_coco)
     if found.key != "annotations":
         raise DataError(f"{path}: expected official annotations, got a file of questions.")
     faults = Faults(skip_bad)
@@ -108,8 +112,10 @@ def read_annotations(path: Path, *, skip_bad: bool = False) -> Reading:
     }
     first: dict[int, int] = {}
     for number, record in enumerate(found.items):
-        fault = _annotation_fault(record)
+        fault = _annotation_fault(record, of_coco)
         if fault is None and (before := first.setdefault(record["question_id"], number)) != number:
+            if record == found.items[before]:
+                continue
             fault = f"expected each question_id once, got {record['question_id']} as in record {before + 1}."
         if fault is not None:
             faults.add(found.path, found.key, number, fault)
@@ -123,8 +129,13 @@ def read_annotations(path: Path, *, skip_bad: bool = False) -> Reading:
     skipped = faults.sentences()
     if not first:
         raise DataError(f"{path}: expected at least one annotation, got none. {' '.join(skipped[:1])}".rstrip())
-    frame = pandas.DataFrame(columns).assign(file=str(found.path))
+    frame = pandas.DataFrame(columns).assign(file=_paths([str(found.path)] * len(columns["record"])))
     return Reading(frame.astype({"question_id": np.int64}), skipped)
+
+
+def _paths(paths: list[str]) -> pandas.Series:
+    # Objects: pandas' own texts take no name that is no UTF-8.
+    return pandas.Series(paths, dtype=object)
 
 
 @dataclass
@@ -144,23 +155,27 @@ class _Rows:
     record: list[int] = field(default_factory=list)
     row: dict[int, int] = field(default_factory=dict)
     left_out: set[int] = field(default_factory=set)
+    equal: int = 0
+    """Questions that were there before, all the same, and stay one."""
 
     def __len__(self) -> int:
         return len(self.question_id)
 
-    def repeated(self, question_id: int) -> str | None:
-        """The fault of a question_id that was there before."""
-        if (row := self.row.get(question_id)) is None:
-            return None
-        return (
-            f"expected each question_id once in all files, got {question_id} as in {self.file[row]}, record "
-            f"{self.record[row] + 1}."
-        )
-
     def add(
         self, source: _Source, number: int, split: str, question_id: int, image_id: str, text: str,
         types: Mapping[str, Any], soft: dict[str, float] | None,
-    ) -> None:  # fmt: skip
+    ) -> str | None:  # fmt: skip
+        """Takes a question, or says the fault of another with its question_id; one that is there already is one."""
+        if (row := self.row.get(question_id)) is not None:
+            before = [column[row] for column in (self.split, self.image_id, self.text, self.soft)]
+            same_types = [self.answer_type[row], self.question_type[row]] == [types.get(name, "") for name in TYPES]
+            if same_types and before == [split, image_id, text, soft]:
+                self.equal += 1
+                return None
+            return (
+                f"expected each question_id once in all files, got {question_id} as in {self.file[row]}, record "
+                f"{self.record[row] + 1}."
+            )
         self.row[question_id] = len(self)
         self.question_id.append(question_id)
         self.image_id.append(image_id)
@@ -173,13 +188,26 @@ class _Rows:
         self.soft.append(soft)
         self.file.append(str(source.path))
         self.record.append(number)
+        return None
 
-    def annotate(self, row: int, annotation: Mapping[str, Any]) -> None:
-        self.humans[row] = humans = _humans(annotation)
+    def annotate(self, row: int, image_id: str, annotation: Mapping[str, Any]) -> str | None:
+        """Takes a question's annotation, or says the fault of another than it has, or of another picture's."""
+        humans, same_picture = _humans(annotation), image_id == self.image_id[row]
+        types = annotation.get("answer_type", ""), annotation.get("question_type", "")
+        most = annotation.get("multiple_choice_answer")
+        if self.soft[row] is not None:
+            same_types = types == (self.answer_type[row], self.question_type[row])
+            same = same_picture and same_types and humans == self.humans[row]
+            if same and most == self.multiple_choice_answer[row]:
+                return None
+            return f"expected one annotation of question {self.question_id[row]}, got another."
+        if not same_picture:
+            return f"expected the question's picture {self.image_id[row]}, got {image_id}."
+        self.humans[row] = humans
+        self.answer_type[row], self.question_type[row] = types
+        self.multiple_choice_answer[row] = most
         self.soft[row] = {answer: vqa_soft_score(count) for answer, count in Counter(humans).items()}
-        self.answer_type[row] = annotation.get("answer_type", "")
-        self.question_type[row] = annotation.get("question_type", "")
-        self.multiple_choice_answer[row] = annotation.get("multiple_choice_answer")
+        return None
 
     def frame(self) -> pandas.DataFrame:
         columns = {
@@ -192,7 +220,7 @@ class _Rows:
             "question_type": self.question_type,
             "multiple_choice_answer": pandas.Series(self.multiple_choice_answer, dtype=object),
             "soft": pandas.Series(self.soft, dtype=object),
-            "file": pandas.Categorical(self.file),
+            "file": _paths(self.file),
             "record": np.array(self.record, dtype=np.int64),
         }
         frame = pandas.DataFrame(columns)
@@ -211,7 +239,7 @@ class _Source:
     """data_subtype of the official form."""
 
 
-def _records(path: Path) -> _Source:
+def _records(path: Path, of_coco: bool) -> _Source:
     """The list of records in a file of questions or annotations. Raises DataError for any other file."""
     content = load(path)
     expected = (
@@ -229,6 +257,8 @@ def _records(path: Path) -> _Source:
     (key,) = keys
     if not isinstance(content[key], list) or not content[key]:
         raise DataError(f"{path}: expected {key} as a list of at least one record, got {shown(content[key])}.")
+    if not of_coco:
+        return _Source(path, key, content[key], str(content.get("data_subtype", "")))
     if content.get("data_type", "mscoco") != "mscoco":
         raise DataError(f"{path}: expected data_type 'mscoco', photographs, got {shown(content['data_type'])}.")
     subtype = content.get("data_subtype")
@@ -259,7 +289,7 @@ def _read_split(split: str, sources: list[_Source], rows: _Rows, faults: Faults)
         if source.subtype is None:
             _read_lxmert(split, source, answered[source.path], rows, faults)
         elif source.key == "questions":
-            _read_official(split, source, source.subtype, annotations.get(source.subtype), rows, faults)
+            _read_official(split, source, annotations.get(source.subtype), rows, faults)
 
 
 def _by_subtype(split: str, sources: list[_Source], key: str) -> dict[str, _Source]:
@@ -280,63 +310,49 @@ def _has_labels(source: _Source) -> bool:
     return any(isinstance(record, dict) and "label" in record for record in source.items)
 
 
-def _most_pictures(source: _Source) -> str | None:
-    """The set of COCO's pictures that most records of an LXMERT file name; None where none names one."""
-    names = (record.get("img_id") for record in source.items if isinstance(record, dict))
-    found = (_IMAGE.fullmatch(name) for name in names if isinstance(name, str))
-    counts = Counter(named[1] for named in found if named)
-    return max(counts, key=counts.__getitem__) if counts else None
-
-
 def _read_lxmert(split: str, source: _Source, labelled: bool, rows: _Rows, faults: Faults) -> None:
     form = {**LXMERT, **LXMERT_LABEL} if labelled else LXMERT
-    pictures = _most_pictures(source)
     for number, record in enumerate(source.items):
         fault = record_fault(record, form) or _type_fault(record, TYPES)
         if fault is None and labelled:
             fault = _label_fault(record["label"])
         if fault is None:
-            named = _IMAGE.fullmatch(record["img_id"])
-            if named is None:
+            # Pictures of either set may be in one file: VQA-CP deals train and val anew.
+            if named := _IMAGE.fullmatch(record["img_id"]):
+                question, soft = record["question_id"], record["label"] if labelled else None
+                fault = rows.add(source, number, split, question, named[1], record["sent"], types=record, soft=soft)
+            else:
                 fault = f"expected img_id such as COCO_val2014_000000458752, got {shown(record['img_id'])}."
-            elif named[1] != pictures:
-                fault = f"expected pictures of {pictures}, as most are in this file, got {record['img_id']}."
-        fault = fault or rows.repeated(record["question_id"])
         if fault is not None:
             faults.add(source.path, source.key, number, fault)
-            continue
-        soft = record["label"] if labelled else None
-        rows.add(
-            source, number, split, record["question_id"], record["img_id"], record["sent"], types=record, soft=soft
-        )
 
 
-def _read_official(
-    split: str, source: _Source, subtype: str, annotations: _Source | None, rows: _Rows, faults: Faults
-) -> None:
-    start = len(rows)
-    prefix = f"COCO_{PICTURES[subtype]}"
+def _read_official(split: str, source: _Source, annotations: _Source | None, rows: _Rows, faults: Faults) -> None:
+    start, pictures = len(rows), PICTURES.get(source.subtype or "")
+    of_coco = pictures is not None
+
+    def picture(image_id: int | str) -> str:
+        return f"COCO_{pictures}_{image_id:012}" if of_coco and isinstance(image_id, int) else str(image_id)
+
+    form = QUESTION if of_coco else {**QUESTION, "image_id": ANY_ID}
     for number, record in enumerate(source.items):
-        fault = record_fault(record, QUESTION) or rows.repeated(record["question_id"])
+        fault = record_fault(record, form)
+        if fault is None:
+            question, image_id = record["question_id"], picture(record["image_id"])
+            fault = rows.add(source, number, split, question, image_id, record["question"], types={}, soft=None)
         if fault is not None:
             faults.add(source.path, source.key, number, fault)
-            continue
-        image_id = f"{prefix}_{record['image_id']:012}"
-        rows.add(source, number, split, record["question_id"], image_id, record["question"], types={}, soft=None)
     if annotations is None:
         return
     for number, record in enumerate(annotations.items):
-        fault = _annotation_fault(record)
+        fault = _annotation_fault(record, of_coco)
         if fault is None:
             row = rows.row.get(record["question_id"], -1)
             if row < start:
                 fault = f"expected a question {record['question_id']} in {source.path}, got none."
-            elif rows.soft[row] is not None:
-                fault = f"expected one annotation of question {record['question_id']}, got another."
-            elif "image_id" in record and f"{prefix}_{record['image_id']:012}" != rows.image_id[row]:
-                fault = f"expected the question's picture {rows.image_id[row]}, got image_id {record['image_id']}."
             else:
-                rows.annotate(row, record)
+                named = picture(record["image_id"]) if "image_id" in record else rows.image_id[row]
+                fault = rows.annotate(row, named, record)
         if fault is not None:
             faults.add(annotations.path, annotations.key, number, fault)
     for row in range(start, len(rows)):
@@ -353,8 +369,10 @@ def record_fault(record: Any, form: Form) -> str | None:
     for name, (what, holds) in form.items():
         if name not in record:
             return f"expected the key {name!r}, got {shown(list(record))}."
-        if not holds(record[name]):
-            return f"expected {name} as {what}, got {shown(record[name])}."
+        if not holds(value := record[name]):
+            quoted = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20
+            advice = " Write it without quotes." if quoted and holds(int(value)) else ""
+            return f"expected {name} as {what}, got {shown(value)}.{advice}"
     return None
 
 
@@ -375,10 +393,11 @@ def _label_fault(label: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _annotation_fault(record: Any) -> str | None:
+def _annotation_fault(record: Any, of_coco: bool) -> str | None:
     fault = record_fault(record, ANNOTATION) or _type_fault(record, (*TYPES, "multiple_choice_answer"))
-    if fault is None and not QUESTION["image_id"][1](record.get("image_id", 0)):
-        fault = f"expected image_id as {QUESTION['image_id'][0]}, got {shown(record['image_id'])}."
+    what, holds = COCO_ID if of_coco else ANY_ID
+    if fault is None and not holds(record.get("image_id", 0)):
+        fault = f"expected image_id as {what}, got {shown(record['image_id'])}."
     if fault is not None:
         return fault
     answers = record["answers"]

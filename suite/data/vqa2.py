@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +23,19 @@ from typing import Literal
 import pandas
 
 from suite.data import store
-from suite.data.answers import frequent_answers, read_answers, to_labels
-from suite.data.convert import Conversion, convert
+from suite.data.answers import Labels, frequent_answers, read_answers, to_labels
+from suite.data.convert import Conversion, Tell, check_destination, convert
 from suite.data.questions import Reading, read_annotations, read_questions
-from suite.data.regions import SHAPE, open_source
+from suite.data.regions import SHAPE, Unit, image_key, open_source
 from suite.data.store import DataError
 from suite.data.wordpieces import bert_tokenizer, encode
-from suite.errors import UserError
+from suite.errors import UserError, few
+from suite.terminal import say
 
 NAME = "vqa2"
 PREPARATION = 1  # counted up whenever what is written changes
 MAX_WORDS = 20
+MANY = 0.25  # share of the questions; of VQA 2.0's a fourteenth has no answer of its vocabulary
 TOKENIZER = "bert-base-uncased"
 PLACES = (".", "vqa", "data/vqa", "mscoco_imgfeat", "data/mscoco_imgfeat")
 """Where in a folder the files may lie: beside each other, or as LXMERT's code has them."""
@@ -68,6 +69,8 @@ class Files:
     dtype: Literal["float16", "float32"] = "float16"
     shape: tuple[int, int] = SHAPE
     """Regions of an image, features of a region."""
+    boxes: Unit | None = None
+    """What the boxes of the features are measured in; None: their first images tell."""
     skip_bad: bool = False
     """Leave out and list what is wrong, instead of ending at the first."""
 
@@ -80,7 +83,7 @@ class Files:
         return "\n".join([*lines, f"word pieces: {self.tokenizer}"])
 
 
-def find_files(folder: Path, splits: Sequence[str] = (), **named: object) -> Files:
+def find_files(folder: Path, splits: Sequence[str] = (), /, **named: object) -> Files:
     """The files in ``folder`` that have their usual names; of ``splits`` alone where any are given.
 
     LXMERT's JSON is taken where there is any, since its splits are the paper's; the official annotations are then
@@ -131,13 +134,15 @@ def find_files(folder: Path, splits: Sequence[str] = (), **named: object) -> Fil
     return Files(**(found | named))  # type: ignore[arg-type]
 
 
-def prepare(folder: Path, progress: Progress | None = None, files: Files | None = None) -> list[str]:
+def prepare(
+    folder: Path, progress: Progress | None = None, files: Files | None = None, tell: Tell = say
+) -> list[str]:
     """Writes the data set into ``folder``, which must not exist; returns a sentence for everything left out.
 
     Regions are converted beside it first (suite/data/convert.py), so that what is killed goes on where it was.
-    ``progress`` is told how many images of how many are done. The data set's identity is the content of the
-    questions' files, the vocabularies, and the converted features with the order of the images: the same features
-    out of TSV, zip or HDF5 are the same data set.
+    ``progress`` is told how many images of how many are done, ``tell`` what was taken for granted. The data set's
+    identity is the content of the questions' files, the vocabularies, and the converted features with the order of
+    the images: the same features out of TSV, zip or HDF5 are the same data set.
 
     Raises DataError, with file and line, for the first thing that is wrong; with ``files.skip_bad`` it is left out.
     """
@@ -146,25 +151,28 @@ def prepare(folder: Path, progress: Progress | None = None, files: Files | None 
             f"{folder} does not exist, and {NAME} is prepared from files of yours: `ablate data prepare {NAME} "
             "--from FOLDER`, the folder with the questions, the answers and the features."
         )
+    pictures = folder.with_name(f"{folder.name}.pictures")
+    check_destination(pictures)
     reading = read_questions(files.splits, skip_bad=files.skip_bad)
-    frame, left_out = reading.frame, list(reading.skipped)
+    frame, left_out = _with_one_name(reading.frame), list(reading.skipped)
     official = _humans(files, left_out)
     if official is not None:
-        frame = _with_humans(frame, official)
+        frame = _with_humans(frame, official, tell)
     answers = _vocabulary(files, frame, official)
     labels = to_labels(frame, answers, skip_bad=files.skip_bad)
     left_out += labels.skipped
+    _check_vocabulary(frame, answers, labels, tell)
     frame = frame.assign(labels=labels.labels, scores=labels.scores)
     tokenizer = bert_tokenizer(_vocab_file(files.tokenizer))
 
-    pictures = folder.with_name(f"{folder.name}.pictures")
     conversion = convert(
-        [open_source(path, files.shape) for path in files.features],
+        [open_source(path, files.shape, files.boxes) for path in files.features],
         pictures,
         wanted=sorted(set(frame["image_id"])),
         dtype=files.dtype,
         skip_bad=files.skip_bad,
         progress=progress,
+        tell=tell,
     )
     left_out += conversion.left_out
     row = {image: place for place, image in enumerate(conversion.images["image_id"])}
@@ -176,6 +184,8 @@ def prepare(folder: Path, progress: Progress | None = None, files: Files | None 
         )
         if place is None
     ]
+    # A file's name may be no UTF-8; what names it is written as that.
+    left_out = [sentence.encode(errors="backslashreplace").decode() for sentence in left_out]
     frame = frame.assign(image=image).dropna(subset=["image"]).astype({"image": int}).reset_index(drop=True)
     store.write_dataset(
         folder,
@@ -209,6 +219,15 @@ def _found(folder: Path, names: Sequence[str]) -> list[Path]:
     return found
 
 
+def _with_one_name(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """``frame`` with one name for each picture, the first: VQA-CP's files may say train2014 of one of val2014."""
+    first: dict[str, str] = {}
+    names = {image: first.setdefault(image_key(image), image) for image in dict.fromkeys(frame["image_id"])}
+    if len(first) == len(names):
+        return frame
+    return frame.assign(image_id=[names[image] for image in frame["image_id"]])
+
+
 def _humans(files: Files, left_out: list[str]) -> pandas.DataFrame | None:
     """The official annotations that are given beside LXMERT's files; None without."""
     if not files.annotations:
@@ -216,23 +235,36 @@ def _humans(files: Files, left_out: list[str]) -> pandas.DataFrame | None:
     readings: list[Reading] = [read_annotations(path, skip_bad=files.skip_bad) for path in files.annotations]
     left_out += [sentence for reading in readings for sentence in reading.skipped]
     frame = pandas.concat([reading.frame for reading in readings], ignore_index=True)
-    twice = [question for question, count in Counter(frame["question_id"]).items() if count > 1]
-    if twice:
-        raise DataError(f"{_paths(files.annotations)}: expected each question once, got {twice[0]} twice.")
-    return frame
+    said = zip(*(frame[name] for name in ("question_id", "humans", "answer_type", "question_type")), strict=True)
+    first: dict[int, list] = {}
+    for question, *given in said:
+        if first.setdefault(question, given) != given:
+            raise DataError(
+                f"{_paths(files.annotations)}: expected each question once, got {question} twice, differing."
+            )
+    return frame.drop_duplicates("question_id", ignore_index=True)
 
 
-def _with_humans(frame: pandas.DataFrame, official: pandas.DataFrame) -> pandas.DataFrame:
+def _with_humans(frame: pandas.DataFrame, official: pandas.DataFrame, tell: Tell) -> pandas.DataFrame:
     """``frame`` with the humans' answers and the types of ``official`` where it has none itself.
 
-    Raises DataError where none of its questions is there: files that do not belong together.
+    ``tell`` is told of questions with scores that are not there. Raises DataError where none of them is: files that
+    do not belong together.
     """
     row = {question: place for place, question in enumerate(official["question_id"])}
     places = [row.get(question) for question in frame["question_id"]]
+    files = _paths(sorted(set(official["file"])))
     if all(place is None for place in places):
+        asked, there = (few(one["question_id"].tolist(), 3) for one in (frame, official))
         raise DataError(
-            f"None of the {len(frame)} questions is in the annotations {_paths(sorted(set(official['file'])))}. "
-            "Give those of the same questions, or leave them out."
+            f"None of the {len(frame)} questions is in the annotations {files}: theirs are {there}, the questions "
+            f"{asked}. Give those of the same questions, or leave them out."
+        )
+    scored = [place is None for place, soft in zip(places, frame["soft"], strict=True) if soft is not None]
+    if any(scored):
+        tell(
+            f"{sum(scored)} of {len(scored)} questions with scores are not in the annotations {files}: a split "
+            "with such questions gets no official accuracy."
         )
     columns = {}
     for name in ("humans", "answer_type", "question_type"):
@@ -259,6 +291,22 @@ def _vocabulary(files: Files, frame: pandas.DataFrame, official: pandas.DataFram
             "neither. Name it with --answers FILE."
         )
     return frequent_answers(said)
+
+
+def _check_vocabulary(frame: pandas.DataFrame, answers: Sequence[str], labels: Labels, tell: Tell) -> None:
+    """Raises DataError where no question has an answer of the vocabulary; ``tell`` is told where many have none."""
+    scored = [soft for soft in frame["soft"] if soft]
+    without = labels.without - sum(soft == {} for soft in frame["soft"])
+    if not scored or without <= MANY * len(scored):
+        return
+    if without < len(scored):
+        tell(f"{without} of {len(scored)} questions with answers have none of the vocabulary of {len(answers)}.")
+        return
+    given = few(dict.fromkeys(answer for soft in scored[:100] for answer in soft), 3)
+    raise DataError(
+        f"None of the {len(scored)} questions with answers has one of the vocabulary of {len(answers)}: it has "
+        f"{few(answers, 3)}, theirs are {given}. Give their vocabulary with --answers FILE, or leave it out."
+    )
 
 
 def _vocab_file(source: str) -> Path:

@@ -51,8 +51,8 @@ def bert_tokenizer(vocab_file: Path) -> Tokenizer:
     """
     try:
         # Not splitlines: the vocabulary has characters that it takes for ends of lines.
-        pieces = Path(vocab_file).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        pieces = Path(vocab_file).read_text(encoding="utf-8-sig").split("\n")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
         raise UserError(
             f"{vocab_file} cannot be read ({error}). Expected vocab.txt of bert-base-uncased."
         ) from None

@@ -12,13 +12,16 @@ Pickles are read as tensors alone: one that names any other code is refused befo
 
 Answers are matched by their text as it stands. LXMERT's loader first lowers it, takes a final full stop and an
 article off and writes number words as digits; its 3,129 answers for VQA 2.0 are in that form already, so that both
-rules find the same 3,124 of them.
+rules find the same 3,124 of them. Where nothing tells the texts, rows are taken in their order only where that is
+known to be the data set's: as many answers are not the same answers. Nor are as many word pieces the same pieces.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import re
 import warnings
@@ -31,13 +34,15 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from suite import checkpoints
 from suite.attention import Variant
+from suite.data.intact import parse_json
 from suite.errors import UserError
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering, is_variants_own
-from suite.records import CellFolder
+from suite.records import CellFolder, read_lines
 
 Kind = Literal["hub", "folder", "pre-training by LXMERT", "fine-tuning by LXMERT", "file", "cell"]
 Deeper = Literal["fresh", "neighbour"]
@@ -50,6 +55,12 @@ ANSWERS = (f"{HEAD}3.weight", f"{HEAD}3.bias")
 """The last layer of the head: one row per answer."""
 BESIDE = ("all_ans.json", "trainval_label2ans.json")
 """LXMERT's names for the texts of the answers that it was pre-trained and fine-tuned with."""
+LXMERTS_ANSWERS = "b05467ee028c22da4547e880ae734786065c0395435ff561865187dc184c3b19"
+"""`texts_digest` of trainval_label2ans.json: the order of what LXMERT's VQA code fine-tuned, without texts."""
+VOCABULARY = ("vocab.txt", "tokenizer.json")
+"""Names of the word pieces that weights were trained with, beside them."""
+BERTS_PIECES, BERTS_COUNT = "862782a2264648a2a9f2fe0ffedb5b702c097f03e4e1fb97cb88380302342c2e", 30_522
+"""`texts_digest` of bert-base-uncased's word pieces, which LXMERT has; and how many they are."""
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -71,7 +82,7 @@ class Loaded:
     left_over: tuple[str, ...]
     """The source's tensors that the model has no use for, by their names there."""
     answers: Literal["by text", "in order", "not loaded"]
-    """How the rows of the answer layer were found; in order where the source does not tell its answers' texts."""
+    """How the rows of the answer layer were found; in order where only the order of the source's is known."""
     source_answers: int
     """Answers that the source knows."""
     answers_found: int
@@ -105,6 +116,10 @@ class _Source:
     heads: int | None = None
     answers: Sequence[str] | None = None
     """Texts, where the source has them."""
+    order: str | None = None
+    """`texts_digest` of the texts, where nothing else is known of them."""
+    tokenizer: str | None = None
+    """sha256 of the tokenizer of a cell's data set."""
 
 
 def load(
@@ -114,15 +129,17 @@ def load(
     answers: Sequence[str],
     deeper: Deeper = "fresh",
     pretraining_answers: Path | None = None,
+    tokenizer: str | None = None,
 ) -> Loaded:
     """Loads the weights of ``source`` into ``model``, whose i-th logit is that of the text ``answers[i]``.
 
     New may be only the variant's own tensors, what it does not inherit, layers deeper than the source's, and the
     answer head where the source has none. ``pretraining_answers`` has the texts of the source's answers (LXMERT's
-    ``all_ans.json``); without it they are sought in config.json and beside the weights.
+    ``all_ans.json``); without it they are sought in config.json and beside the weights. ``tokenizer`` is the text
+    of the data set's tokenizer.json, to be held against the word pieces of the source.
 
-    Raises UserError, and leaves the model as it was, where the source cannot be read, holds anything but tensors,
-    or does not fit.
+    Raises UserError, and leaves the model as it was, where the source does not read, holds anything but tensors, or
+    does not fit; OSError where the system cannot read it now.
     """
     found = _open(source)
     names = convert_names(found.tensors)
@@ -139,13 +156,15 @@ def load(
         for name, origin in origins.items()
         if origin is not None
     }
+    if tokenizer is not None and WORDS in taken:
+        _check_pieces(found, len(taken[WORDS]), tokenizer)
     rows, how, known = [], "not loaded", 0
     if all(name in taken for name in ANSWERS):
         known, biases = (len(taken[name]) for name in ANSWERS)
         if known != biases:
             raise UserError(f"{source} has weights for {known:,} answers and biases for {biases:,}. Get it again.")
         texts = _texts(found, known, pretraining_answers)
-        rows, how = _rows(source, known, texts, answers), "in order" if texts is None else "by text"
+        rows, how = _rows(found, known, texts, answers), "in order" if texts is None else "by text"
         taken |= {name: _chosen(taken[name], rows) for name in ANSWERS}
     digest = _digest(found.path)
     model.load_state_dict(taken, strict=False)
@@ -164,6 +183,11 @@ def load(
         answers_found=sum(row is not None for row in rows),
         zero_answers=tuple(text for text, row in zip(answers, rows, strict=False) if row is None),
     )
+
+
+def texts_digest(answers: Sequence[str]) -> str:
+    """sha256 of texts in their order: what says that the i-th row of two answer layers is the same answer's."""
+    return hashlib.sha256(json.dumps(list(answers)).encode()).hexdigest()
 
 
 @lru_cache(maxsize=64)
@@ -284,6 +308,49 @@ def _checked(source: str, name: str, tensor: Tensor, dtype: torch.dtype) -> Tens
     return tensor
 
 
+def _check_pieces(found: _Source, known: int, tokenizer: str) -> None:
+    """Raises UserError where the source's ``known`` word embeddings are of other pieces than ``tokenizer`` has.
+
+    They are compared with what lies beside the weights; without that the published LXMERT's are BERT's.
+    """
+    given = hashlib.sha256(tokenizer.encode()).hexdigest()
+    if found.tokenizer is not None:
+        same, theirs = found.tokenizer == given, "those of the data set that it was trained on"
+    else:
+        pieces = _in_order(Tokenizer.from_str(tokenizer).get_vocab())
+        beside = [path for name in VOCABULARY if (path := found.path.with_name(name)).exists()]
+        listed = {path.name: texts for path in beside if len(texts := _read_pieces(path)) == known}
+        if listed:
+            same = all(texts == pieces for texts in listed.values())
+            theirs = f"those of {' and '.join(listed)} beside it"
+        else:
+            published = known == BERTS_COUNT and found.kind != "file"
+            same, theirs = not published or texts_digest(pieces) == BERTS_PIECES, "those of bert-base-uncased"
+    if not same:
+        raise UserError(
+            f"The {known:,} word pieces of {found.text} are {theirs}, and the data set has others, or in another "
+            "order: each word would get another's embedding. Prepare the questions with the vocabulary of its "
+            f"training. Where that is another, put it beside {found.path.name} as {VOCABULARY[0]}."
+        )
+
+
+def _read_pieces(path: Path) -> list[str]:
+    """The word pieces of a vocab.txt, or of a tokenizer.json, in the order of their numbers."""
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    if path.name == VOCABULARY[0]:
+        return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    try:
+        return _in_order(Tokenizer.from_str(text).get_vocab())
+    except Exception as error:  # The library raises nothing narrower.
+        raise UserError(
+            f"{path} does not read as a tokenizer ({_first_line(error)}). It is damaged: get it again."
+        ) from None
+
+
+def _in_order(vocabulary: Mapping[str, int]) -> list[str]:
+    return sorted(vocabulary, key=lambda piece: vocabulary[piece])
+
+
 def _texts(found: _Source, known: int, given: Path | None) -> Sequence[str] | None:
     """The texts of the source's ``known`` answers; None where nothing has them."""
     if given is not None:
@@ -296,10 +363,17 @@ def _texts(found: _Source, known: int, given: Path | None) -> Sequence[str] | No
         return texts
     if found.answers is not None and len(found.answers) == known:
         return found.answers
+    fitting: dict[str, list[str]] = {}
     for beside in (found.path.with_name(name) for name in BESIDE):
         if beside.exists() and len(texts := read_answers(beside)) == known:
-            return texts
-    return None
+            fitting[beside.name] = texts
+    first, *others = fitting.values() or [None]
+    if any(other != first for other in others):
+        raise UserError(
+            f"{' and '.join(fitting)} beside {found.path} have {known:,} answers each, and not the same. Leave "
+            "there the one that it was trained with."
+        )
+    return first
 
 
 def read_answers(path: Path) -> list[str]:
@@ -324,23 +398,35 @@ def read_answers(path: Path) -> list[str]:
     return named
 
 
-def _rows(source: str, known: int, texts: Sequence[str] | None, answers: Sequence[str]) -> list[int | None]:
+def _rows(found: _Source, known: int, texts: Sequence[str] | None, answers: Sequence[str]) -> list[int | None]:
     """The row of the source's answer layer for each of ``answers``; None where it has none."""
     if texts is None:
-        if known != len(answers):
-            raise UserError(
-                f"{source} knows {known:,} answers and not their texts, and the data set has {len(answers):,}. Put "
-                "all_ans.json of LXMERT's pre-training beside the weights, or say where it is."
-            )
-        return list(range(known))
+        if known == len(answers) and found.order == texts_digest(answers):
+            return list(range(known))
+        as_many = ", as many, which may be in another order" if known == len(answers) else ""
+        raise UserError(
+            f"{found.text} knows {known:,} answers and not their texts, and the data set has {len(answers):,}"
+            f"{as_many}: nothing says which row of its weights is which answer's. {_where_texts_go(found)}"
+        )
     places = {text: row for row, text in enumerate(texts)}
     rows = [places.get(answer) for answer in answers]
     if not any(row is not None for row in rows):
         raise UserError(
-            f"None of the data set's {len(answers):,} answers is among the {known:,} of {source}, such as "
+            f"None of the data set's {len(answers):,} answers is among the {known:,} of {found.text}, such as "
             f"{answers[0]!r} among {texts[0]!r} and others. Give the list that it was trained with."
         )
     return rows
+
+
+def _where_texts_go(found: _Source) -> str:
+    if found.kind == "cell":
+        return "Export it with `ablate export CELL --out FOLDER`, and start from that folder, which has them."
+    name = BESIDE[1] if found.kind == "fine-tuning by LXMERT" else BESIDE[0]
+    return (
+        f"Put the list that it was trained with, a JSON list of texts in the order of its rows, beside "
+        f"{found.path.name} as {name}: LXMERT distributes {BESIDE[0]} with its pre-training and {BESIDE[1]} with "
+        "its fine-tuning on VQA."
+    )
 
 
 def _chosen(tensor: Tensor, rows: Sequence[int | None]) -> Tensor:
@@ -366,7 +452,7 @@ def _open(source: str) -> _Source:
             kind = "pre-training by LXMERT"
         elif any(name.startswith(("lxrt_encoder.", "module.lxrt_encoder.")) for name in tensors):
             kind = "fine-tuning by LXMERT"
-        return _Source(source, kind, path, tensors)
+        return _Source(source, kind, path, tensors, order=LXMERTS_ANSWERS if kind.startswith("fine") else None)
     if not HUB_ID.fullmatch(source):
         raise UserError(f"There is no file or folder {source}. Give the path of a checkpoint, or a hub id.")
     return _open_transformers(source, "hub", _in_hub(source))
@@ -396,8 +482,23 @@ def _open_cell(source: str, folder: Path) -> _Source:
     path = folder / f"step-{steps[0]:08d}" / "model.safetensors"
     if record.state == "missing":
         return _Source(source, "cell", path, tensors)
-    cell = record.config()["cell"]
-    return _Source(source, "cell", path, tensors, layers=tuple(cell["layers"]), heads=cell["model"]["heads"])
+    cell, result = record.config()["cell"], record.result() or {}
+    if result.get("steps", steps[0]) != steps[0]:
+        raise UserError(
+            f"{source} has a checkpoint of step {steps[0]}, and was finished at step {result['steps']}. Copy the "
+            "cell again from where it is whole."
+        )
+    segments = read_lines(record.path / "segments.jsonl")
+    return _Source(
+        source,
+        "cell",
+        path,
+        tensors,
+        layers=tuple(cell["layers"]),
+        heads=cell["model"]["heads"],
+        order=segments[-1].get("answers") if segments else None,
+        tokenizer=segments[-1].get("tokenizer") if segments else None,
+    )
 
 
 def _open_transformers(source: str, kind: Kind, files: tuple[Path, Path]) -> _Source:
@@ -432,6 +533,7 @@ def _open_transformers(source: str, kind: Kind, files: tuple[Path, Path]) -> _So
         (language, vision, cross),
         heads,
         _labels(config.get("id2label")),
+        LXMERTS_ANSWERS,  # What was fine-tuned for VQA is LXMERT's own, converted.
     )
 
 
@@ -464,9 +566,13 @@ def _in_hub(source: str) -> tuple[Path, Path]:
         config = get("config.json")
         try:
             return config, get("model.safetensors")
-        except OSError:
+        except OSError as error:
+            if error.errno is not None:  # The system's own: the hub's have no number.
+                raise
             return config, get("pytorch_model.bin")
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(
             f"There is no file or folder {source} here, and the hub gave no such model ({_first_line(error)}). "
             "Give the path of a checkpoint; or download config.json and model.safetensors where there is a network "
@@ -476,6 +582,8 @@ def _in_hub(source: str) -> tuple[Path, Path]:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict of ``path``; UserError where it holds anything but tensors, and no code of it is run."""
+    with path.open("rb"):
+        pass  # What the system has against it, in its own words: the readers have others.
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
@@ -483,8 +591,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Of how old a file is; it loads, or is refused here.
                 tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         raise UserError(
@@ -493,6 +599,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             "state dict as safetensors where you trust it."
         ) from None
     except Exception as error:  # A damaged file makes the readers raise whatever it happens to hit.
+        if number := _trouble(error, path):
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise UserError(
             f"{path} does not read as weights ({_first_line(error)}). It is damaged or not whole: compare its "
             "sha256 with the publisher's, and get it again."
@@ -508,11 +616,23 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
+def _trouble(error: Exception, path: Path) -> int | None:
+    """The number of what the system raised while weights were read; None where the file is what is wrong."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # That is of a place that no file has.
+        return error.errno
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    text = str(error)
+    if told := re.search(r"\(os error ([0-9]{1,4})\)", text):
+        return int(told[1])
+    wanted = re.search(r"can't allocate memory: you tried to allocate ([0-9]+) bytes", text)
+    # A tensor that is larger than its file is the file's fault.
+    return errno.ENOMEM if wanted and int(wanted[1]) <= path.stat().st_size else None
+
+
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        return parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}). It is damaged: get it again.") from None
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_grid import write_thin_study
 
 from suite import plan, provenance, registry
 from suite.bench import cell as at_work
@@ -290,8 +291,7 @@ def test_cells_that_are_not_there_or_not_finished_are_told(ran: Ran, tmp_path: P
         assert f"{ran.ids['dropped']} is started. Run it first" in refused(ran, "--cells", ran.ids["dropped"])
     finally:
         aside.rename(result)
-    empty = StudyFolder(tmp_path / "empty")
-    empty.write_study({"cells": [], "engine": ""})
+    empty = write_thin_study(tmp_path / "empty")
     with pytest.raises(UserError, match="No row of"):
         cost.first_finished(empty)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,10 @@ from hypothesis import strategies as st
 from suite.cli import main
 from suite.data.convert import Conversion, _close_gaps, _without_gaps, convert
 from suite.data.generate import write_obj36
-from suite.data.regions import NpzFolder, Obj36, Regions, Source, open_source
+from suite.data.regions import Hdf5, NpzFolder, Obj36, Regions, Source, open_source
 from suite.data.store import FILES, DataError, open_dataset, write_dataset
 from suite.data.verify import verify_dataset
+from suite.lease import Lease
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "obj36" / "train2014_obj36_sample.tsv"
 SHAPE = (3, 8)
@@ -38,6 +42,11 @@ def tsv(tmp_path: Path) -> Path:
     path = tmp_path / "small.tsv"
     write_obj36(path, IDS, seed=0, boxes=3, features=8)
     return path
+
+
+def renamed(line: bytes, image_id: str) -> bytes:
+    """The record of another image under this one's name."""
+    return image_id.encode() + line[line.index(b"\t") :]
 
 
 def by_hand(line: bytes) -> dict[str, Any]:
@@ -168,14 +177,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_killed_five_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """Two images are faulty, one is there twice and one is missing, so that the gaps are closed too."""
+    """Two images are faulty, one is there twice, differing, and one is missing: the gaps are closed too."""
     ids = [f"COCO_train2014_{number:012}" for number in range(1, 801)]
     tsv = tmp_path / "large.tsv"
     write_obj36(tsv, ids, seed=0, boxes=3, features=8)
     lines = tsv.read_bytes().splitlines(True)
     lines[100] = lines[100][:-20] + b"\r\n"
     lines[500] = lines[500].replace(b"\t3\t", b"\t2\t")
-    tsv.write_bytes(b"".join([*lines[:700], lines[20], *lines[700:]]))
+    tsv.write_bytes(b"".join([*lines[:700], renamed(lines[21], ids[20]), *lines[700:]]))
     wanted = [*ids, "COCO_train2014_000000009999"]
     whole = convert([Obj36(tsv, SHAPE)], tmp_path / "whole", wanted=wanted, dtype="float32", skip_bad=True)
     assert len(whole.images) == 797
@@ -223,7 +232,7 @@ def test_faults_are_left_out_and_listed(tsv: Path, tmp_path: Path) -> None:
     lines[3] = lines[3][:-9] + b"\r\n"
     source = Obj36(tsv, SHAPE)
     images = expected(source)
-    tsv.write_bytes(b"".join([*lines, lines[7]]))
+    tsv.write_bytes(b"".join([*lines, renamed(lines[8], IDS[7])]))
     wanted = [*IDS, "nobody"]
     with pytest.raises(DataError, match=r"small.tsv, line 4: features is not whole base64"):
         convert([source], tmp_path / "out", wanted=wanted)
@@ -240,11 +249,189 @@ def test_faults_are_left_out_and_listed(tsv: Path, tmp_path: Path) -> None:
         convert([source], tmp_path / "out", wanted=wanted)
 
 
-def test_missing_images_are_named(tsv: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"features of 61 images in small.tsv; 1 are missing, such as nobody"):
+def test_missing_images_are_named_and_what_the_file_has(tsv: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"features of 61 images in small.tsv; 1 are missing, such as nobody. The ids: those of small.tsv "
+        r"look like 'COCO_train2014_000000000001', 'COCO_train2014_000000000002'. Give the file that has them",
+    ):
         convert([Obj36(tsv, SHAPE)], tmp_path / "out", wanted=[*IDS, "nobody"])
-    with pytest.raises(DataError, match=r"no image is left of 1"):
+    with pytest.raises(DataError, match=r"no image is left of 1; .* look like 'COCO_train2014_000000000001'"):
         convert([Obj36(tsv, SHAPE)], tmp_path / "none", wanted=["nobody"], skip_bad=True)
+
+
+def test_what_a_source_lists_is_held_against_what_is_wanted_before_it_is_read(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", features=np.zeros(SHAPE), boxes=np.zeros((3, 4)), image_w=8, image_h=8)
+    with pytest.raises(DataError, match=r"1 are missing, such as c\. The ids: those of .* look like 'a', 'b'"):
+        convert([NpzFolder(tmp_path, SHAPE)], tmp_path / "out", wanted=["a", "c"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_equal_records_of_an_image_are_one(tsv: Path, tmp_path: Path, skip_bad: bool) -> None:
+    source = Obj36(tsv, SHAPE)
+    images = expected(source)
+    lines = tsv.read_bytes().splitlines(True)
+    tsv.write_bytes(b"".join([*lines, lines[7], lines[7]]))
+    # In another form, too.
+    with zipfile.ZipFile(tmp_path / "again.zip", "w") as archive:
+        archive.writestr("again.tsv", lines[7])
+    sources = [source, Obj36(tmp_path / "again.zip", SHAPE)]
+    done = convert(sources, tmp_path / "out", wanted=IDS, skip_bad=skip_bad)
+    assert done.left_out == []
+    check(done, IDS, images, np.float16)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0, 1)], ids=str)
+def test_of_a_torn_and_a_whole_record_the_whole_one_counts(
+    tsv: Path, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    source = Obj36(tsv, SHAPE)
+    images = expected(source)
+    lines = tsv.read_bytes().splitlines(True)
+    torn_or_whole = lines[7][:-9] + b"\r\n", lines[7]
+    tsv.write_bytes(b"".join([*lines[:7], *(torn_or_whole[which] for which in order), *lines[8:]]))
+    done = convert([source], tmp_path / "out", wanted=IDS, skip_bad=True)
+    check(done, IDS, images, np.float16)
+    assert len(done.left_out) == order.count(0)
+    assert all("features is not whole base64" in sentence for sentence in done.left_out)
+
+
+def test_of_two_whole_records_that_differ_none_counts_whatever_is_beside_them(tsv: Path, tmp_path: Path) -> None:
+    lines = tsv.read_bytes().splitlines(True)
+    tsv.write_bytes(b"".join([*lines, renamed(lines[8], IDS[7]), lines[7][:-9] + b"\r\n", lines[7]]))
+    done = convert([Obj36(tsv, SHAPE)], tmp_path / "out", wanted=IDS, skip_bad=True)
+    assert IDS[7] not in done.images["image_id"].tolist()
+    assert len(done.images) == 59
+
+
+def test_shares_become_what_their_pixels_are_and_it_is_said(tsv: Path, tmp_path: Path) -> None:
+    """A data set does not depend on what its boxes were measured in."""
+    pixels = convert([Obj36(tsv, SHAPE)], tmp_path / "pixels", wanted=IDS)
+    as_shares = []
+    for line in tsv.read_bytes().splitlines():
+        columns = line.split(b"\t")
+        height, width = map(int, columns[1:3])
+        boxes = np.frombuffer(base64.b64decode(columns[8]), np.float32).reshape(3, 4)
+        columns[8] = base64.b64encode(boxes / np.array([width, height] * 2, np.float32))
+        as_shares.append(b"\t".join(columns) + b"\n")
+    path = tmp_path / "shares.tsv"
+    path.write_bytes(b"".join(as_shares))
+    told: list[str] = []
+    shares = convert([Obj36(path, SHAPE)], tmp_path / "shares", wanted=IDS, tell=told.append)
+    assert told == [f"{path}: boxes are taken as shares of the image, from 0 to 1, not as pixels."]
+    assert shares.digest == pixels.digest
+    assert contents(shares.folder)["boxes.npy"] == contents(pixels.folder)["boxes.npy"]
+
+
+@pytest.mark.parametrize("answer", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_keeps_others_away_with_a_lease(
+    tsv: Path, tmp_path: Path, answer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file system here lacks them: its answer stands in for flock's."""
+    out, told = tmp_path / "out", []
+    monkeypatch.setattr(fcntl, "flock", answering(answer))
+    out.mkdir()
+    (out / "journal.txt").touch()
+    lease = Lease(out)
+    lease.take()
+    with pytest.raises(DataError, match="another process is at this conversion"):
+        convert([Obj36(tsv, SHAPE)], out, tell=told.append)
+    assert "its file system has no locks" in told[0]
+    lease.release()
+
+    # Taken over while it works, as by a process that heard nothing of it for too long.
+    def takes(done: int, of: int) -> None:
+        if done == 20:
+            (out / "lease" / "000002.json").touch()
+
+    with pytest.raises(DataError, match="another process is at this conversion"):
+        convert([Obj36(tsv, SHAPE)], out, workers=1, progress=takes, tell=told.append)
+    shutil.rmtree(out / "lease")
+    images = expected(Obj36(tsv, SHAPE))
+    check(convert([Obj36(tsv, SHAPE)], out, tell=told.append), IDS, images, np.float16)
+
+
+def answering(number: int) -> Callable[[object, int], None]:
+    def flock(file: object, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
+
+
+def test_what_else_a_lock_is_answered_passes(tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", answering(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        convert([Obj36(tsv, SHAPE)], tmp_path / "out")
+
+
+def test_what_the_system_has_none_of_is_no_damage(tsv: Path, tmp_path: Path) -> None:
+    """Of descriptors, where a finished conversion is opened; and what is damage still is."""
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom suite.data.convert import _finished\n"
+        "import pandas, pyarrow.parquet, json\n"
+        "limit = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))\n"
+        "try:\n    _finished(Path(sys.argv[1]), {}, False)\n"
+        "except Exception as error:\n    told = type(error).__name__, getattr(error, 'errno', None)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, limit)\nprint(*told)"
+    )
+    out = convert([Obj36(tsv, SHAPE)], tmp_path / "out").folder
+    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"OSError {errno.EMFILE}\n"
+    (out / "images.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(DataError, match="is damaged"):
+        convert([Obj36(tsv, SHAPE)], out)
+
+
+def test_a_destination_is_looked_at_before_the_work(tsv: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    with pytest.raises(DataError, match="expected a folder whose name is UTF-8"):
+        convert([Obj36(tsv, SHAPE)], tmp_path / name / "out")
+    assert not (tmp_path / name).exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
+        convert([Obj36(tsv, SHAPE)], tmp_path / "file" / "out")
+
+
+def test_files_of_images_may_have_names_that_are_no_utf8(tsv: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "npz"
+    folder.mkdir()
+    arrays = {"features": np.zeros(SHAPE), "boxes": np.zeros((3, 4)), "image_w": 8, "image_h": 8}
+    np.savez(folder / "42.npz", **arrays)
+    os.rename(shutil.copy(folder / "42.npz", folder / "a.npz"), os.fsencode(folder) + b"/caf\xe9.npz")
+    assert len(convert([NpzFolder(folder, SHAPE)], tmp_path / "out", wanted=["42"]).images) == 1
+
+
+def test_image_ids_of_an_hdf5_in_other_forms(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    text = np.array(["COCO_val2014_000000000042.jpg", "val2014/COCO_val2014_000000000009.JPG"], dtype="S40")
+    forms = {
+        "endings": text,
+        "columns": text[:, None],
+        "padded": np.char.ljust(text, 40),
+        "objects": np.array([one.decode() for one in text], dtype=object)[:, None],
+        "numbers": np.array([[42], [9]]),
+        "floats": np.array([42.0, 9.0], dtype=np.float32),
+        "shown": np.array([b"b'COCO_val2014_000000000042'", b"b'COCO_val2014_000000000009'"]),
+    }
+    rng = np.random.default_rng(0)
+    features = rng.random((2, *SHAPE), dtype=np.float32)
+    boxes = np.sort(rng.uniform(0, 8, (2, 3, 2, 2)), axis=2).reshape(2, 3, 4)
+    for name, ids in forms.items():
+        path = tmp_path / f"{name}.h5"
+        with h5py.File(path, "w") as file:
+            file["features"], file["boxes"], file["image_ids"] = features, boxes, ids
+            file["image_w"] = file["image_h"] = np.full((2, 1), 8)
+        wanted = ["COCO_val2014_000000000009", "COCO_val2014_000000000042"]
+        done = convert([Hdf5(path, SHAPE)], tmp_path / name, wanted=wanted, dtype="float32")
+        np.testing.assert_array_equal(np.load(done.folder / "regions.npy"), features[::-1])
+        with h5py.File(path, "r+") as file:
+            del file["image_ids"]
+            file["image_ids"] = np.array([2.0**25, 9.0], dtype=np.float32)
+        with pytest.raises(DataError, match=r"row 0: expected image ids as text or whole numbers that float32"):
+            convert([Hdf5(path, SHAPE)], tmp_path / f"{name}.other", wanted=wanted)
 
 
 def test_features_beyond_half_precision_are_refused_there(tmp_path: Path) -> None:

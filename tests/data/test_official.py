@@ -198,6 +198,49 @@ def test_faults_of_result_files(content: str, message: str, tmp_path: Path) -> N
     assert str(results) in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("head", "images"),
+    [
+        ({"data_type": "mscoco", "data_subtype": "val2014"}, [9, 9, 9]),
+        ({"data_type": "textvqa", "data_subtype": "val"}, ["003a", "003a", "1f"]),
+        ({"data_subtype": "vizwiz_val"}, [f"VizWiz_val_0000000{number}.jpg" for number in range(3)]),
+        ({"data_type": "abstract_v002", "data_subtype": "val2015"}, [9, 9, 9]),
+        ({}, [9, 9, 9]),
+    ],
+    ids=["OK-VQA", "TextVQA", "VizWiz", "abstract scenes", "nothing said"],
+)
+def test_annotations_of_any_pictures_are_scored(head: dict[str, str], images: list[Any], tmp_path: Path) -> None:
+    """Those that others have in VQA's form, with what they add; with the questions, which must be theirs."""
+    results, annotations = files_of(tmp_path, QUESTIONS)
+    expected, _ = score_file(results, annotations)
+    records = json.loads(annotations.read_text())["annotations"]
+    for record, image in zip(records, images, strict=True):
+        record |= {"image_id": image, "confidence": 3, "answerable": 1}
+        record["answers"] = [answer | {"raw_answer": "?"} for answer in record["answers"]]
+    annotations.write_text(json.dumps(head | {"annotations": records}))
+    asked = [{"question_id": number, "image_id": image, "question": "?"} for number, image in enumerate(images, 1)]
+    questions = tmp_path / "questions.json"
+    questions.write_text(json.dumps(head | {"questions": asked}))
+    for beside in (None, questions):
+        scores, _ = score_file(results, annotations, beside)
+        assert scores == expected
+    asked[1]["image_id"] = "another" if isinstance(images[1], str) else 8
+    questions.write_text(json.dumps(head | {"questions": asked}))
+    with pytest.raises(DataError, match=r"annotations.json, line 1, record 2: expected the question's picture"):
+        score_file(results, annotations, questions)
+
+
+def test_answers_that_are_equal_are_one_and_the_unknown_is_told_with_the_known(tmp_path: Path) -> None:
+    results, annotations = files_of(tmp_path, QUESTIONS)
+    expected, _ = score_file(results, annotations)
+    content = json.loads(results.read_text())
+    results.write_text(json.dumps([*content, content[0]]))
+    assert score_file(results, annotations)[0] == expected
+    results.write_text(json.dumps([{"question_id": 262148000, "answer": "yes"}]))
+    with pytest.raises(DataError, match=r"got 262148000; it has 1, 2, 3\. Results and annotations"):
+        score_file(results, annotations)
+
+
 def ablate(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "suite", "score", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

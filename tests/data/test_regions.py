@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
+import gzip
 import json
 import pickle
+import resource
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from suite.data.generate import write_obj36
-from suite.data.regions import COLUMNS, Hdf5, NpzFolder, Obj36, Regions, Source, check, image_key, open_source
+from suite.data.regions import COLUMNS, Hdf5, NpzFolder, Obj36, Regions, Source, Unit, check, image_key, open_source
 from suite.data.store import DataError
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "obj36" / "train2014_obj36_sample.tsv"
@@ -116,7 +120,19 @@ def test_a_source_continues_where_it_was(tsv: Path, tmp_path: Path) -> None:
 def test_all_names_of_a_coco_image_are_one() -> None:
     assert image_key("COCO_val2014_000000000042") == image_key("42") == image_key("000000000042") == "42"
     assert image_key("COCO_test2015_000000000000") == image_key("0")
+    for name in (
+        "42.jpg",
+        "000000000042.PNG",
+        "COCO_val2014_000000000042.jpg",
+        "COCO_val2014_000000000042.jpg.npz",
+    ):
+        assert image_key(name) == "42"
+    for name in ("42.0", " 42\n", "b'42'", "b'COCO_val2014_000000000042.jpg'", "val2014/COCO_val2014_000000000042"):
+        assert image_key(name) == "42"
+    assert image_key("val2017/000000000042.jpg") == "42"
     assert image_key("train/42") == "train/42"
+    assert image_key("v1.5") == "v1.5"
+    assert image_key("a.jpg") == image_key("a") == "a"
 
 
 def changed(column: str, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
@@ -210,6 +226,30 @@ def test_zips_that_cannot_be_read(tsv: Path, tmp_path: Path) -> None:
         archive.writestr("readme.txt", "no features")
     with pytest.raises(DataError, match=r"expected one \.tsv file inside.*readme"):
         decoded(Obj36(path, SHAPE))
+
+
+def test_a_zip_of_macos_has_shadows_and_a_tsv_may_be_gzipped(tsv: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "small.zip", "w") as archive:
+        archive.write(tsv, "small.tsv")
+        archive.writestr("__MACOSX/._small.tsv", b"\0\5\x16\7")
+    with gzip.open(tmp_path / "small.tsv.gz", "wb") as packed:
+        packed.write(tsv.read_bytes())
+    plain = decoded(open_source(tsv, SHAPE))
+    for name in ("small.zip", "small.tsv.gz"):
+        for (image_id, image), (expected_id, expected) in zip(
+            decoded(open_source(tmp_path / name, SHAPE)), plain, strict=True
+        ):
+            assert image_id == expected_id
+            np.testing.assert_array_equal(image.features, expected.features)
+    whole = (tmp_path / "small.tsv.gz").read_bytes()
+    (tmp_path / "small.tsv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"small\.tsv\.gz cannot be read"):
+        decoded(open_source(tmp_path / "small.tsv.gz", SHAPE))
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tsv: Path) -> None:
+    tsv.write_bytes(b"\xef\xbb\xbf" + tsv.read_bytes())
+    assert [image_id for image_id, _ in decoded(Obj36(tsv, SHAPE))] == IDS
 
 
 @pytest.mark.parametrize(("name", "message"), [("a.tsv", "does not exist"), ("a.csv", r"expected region features")])
@@ -401,13 +441,241 @@ def test_npz_faults_are_told(change: dict[str, Any], message: str, tmp_path: Pat
     assert str(told.value).startswith(f"{tmp_path / '42.npz'}: ")
 
 
+def write_npz(path: Path, row: int = 0, **change: Any) -> Path:
+    arrays = drawn(row + 1)
+    content = {"features": arrays["features"][row], "boxes": arrays["pixels"][row], "image_w": 640, "image_h": 480}
+    np.savez_compressed(path, allow_pickle=True, **(content | change))
+    return path
+
+
+def test_what_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
+    """Neither objects, which some extractors keep beside, nor what would not fit into memory."""
+    path = write_npz(
+        tmp_path / "42.npz", info=np.array({"objects": [1]}, dtype=object), pixels=np.zeros(2**26, "u1")
+    )
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("readme.txt", "made at home")
+    tracemalloc.start()
+    ((_, image),) = decoded(NpzFolder(tmp_path, SHAPE))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(image.features, drawn(1)["features"][0])
+    assert peak < 2**24
+
+
+@pytest.mark.parametrize("name", ["features", "boxes", "image_w", "num_boxes"])
+def test_no_array_is_larger_than_one_image_needs(name: str, tmp_path: Path) -> None:
+    write_npz(tmp_path / "42.npz", **{name: np.zeros((2**26,), "u1")})
+    with pytest.raises(DataError, match=rf"42\.npz: expected {name} of one image, .* got \(67108864,\) uint8"):
+        decoded(NpzFolder(tmp_path, SHAPE))
+
+
 def test_an_npz_that_holds_objects_or_is_damaged_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected one \.npz file per image"):
+    (tmp_path / "a.tsv").touch()
+    with pytest.raises(DataError, match=r"expected one \.npz file per image in this folder, got 'a.tsv'"):
         decoded(NpzFolder(tmp_path, SHAPE))
     path = tmp_path / "42.npz"
-    np.savez(path, allow_pickle=True, features=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(DataError, match=r"42\.npz cannot be read"):
+    write_npz(path, features=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DataError, match=r"42\.npz cannot be read: features holds Python objects"):
         decoded(NpzFolder(tmp_path, SHAPE))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"42\.npz cannot be read"):
         decoded(NpzFolder(tmp_path, SHAPE))
+
+
+def many(count: int = 4, regions: int = 36) -> tuple[np.ndarray, np.ndarray]:
+    """Corners as shares, (N, R, 4) float32, and widths and heights, (N, 2), of images that none of is square."""
+    rng = np.random.default_rng(1)
+    corners = np.sort(rng.uniform(size=(count, regions, 2, 2)), axis=2).reshape(count, regions, 4)
+    sides = np.array([[640, 480], [427, 640], [500, 375], [333, 500]])[np.arange(count) % 4]
+    return corners.astype(np.float32), sides
+
+
+Writer = Callable[[Path, np.ndarray, np.ndarray], Path]
+
+
+def as_tsv(folder: Path, boxes: np.ndarray, sides: np.ndarray) -> Path:
+    path = folder / "made.tsv"
+    with path.open("wb") as file:
+        for number, (image, (width, height)) in enumerate(zip(boxes, sides, strict=True)):
+            regions = len(image)
+            nothing = base64.b64encode(np.zeros(regions, np.float32))
+            features = base64.b64encode(np.zeros((regions, 4), np.float32))
+            numbers = [str(value).encode() for value in (number, height, width, regions)]
+            corners = base64.b64encode(image.astype(np.float32, order="C"))
+            file.write(b"\t".join([*numbers[:3], *[nothing] * 4, numbers[3], corners, features]) + b"\n")
+    return path
+
+
+def as_hdf5(folder: Path, boxes: np.ndarray, sides: np.ndarray) -> Path:
+    count, regions = boxes.shape[:2]
+    features = np.zeros((count, regions, 4), np.float32)
+    arrays = {"features": features, "boxes": boxes, "image_ids": np.arange(count)}
+    return write_hdf5(folder / "made.h5", arrays | {"image_w": sides[:, 0], "image_h": sides[:, 1]})
+
+
+def as_npz(folder: Path, boxes: np.ndarray, sides: np.ndarray) -> Path:
+    (folder / "made").mkdir()
+    for number, (image, (width, height)) in enumerate(zip(boxes, sides, strict=True)):
+        features = np.zeros((len(image), 4), np.float32)
+        path = folder / "made" / f"{number:02}.npz"
+        np.savez(path, features=features, boxes=image, image_w=width, image_h=height, allow_pickle=False)
+    return folder / "made"
+
+
+forms = pytest.mark.parametrize("write", [as_tsv, as_hdf5, as_npz])
+
+
+def made(write: Writer, folder: Path, boxes: np.ndarray, sides: np.ndarray, unit: Unit | None = None) -> Source:
+    return open_source(write(folder, boxes, sides), (boxes.shape[1], 4), unit)
+
+
+@forms
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shares_are_known_and_equal_to_their_pixels(write: Writer, dtype: type, tmp_path: Path) -> None:
+    corners, sides = many()
+    pixels = (corners * np.tile(sides, 2)[:, None]).astype(np.float32)
+    both = []
+    for name, boxes in (
+        ("pixels", pixels),
+        ("shares", pixels.astype(dtype) / np.tile(sides, 2)[:, None].astype(dtype)),
+    ):
+        (tmp_path / name).mkdir()
+        source = made(write, tmp_path / name, boxes, sides)
+        assert source.unit == name
+        both.append([image.boxes for _, image in decoded(source)])
+    np.testing.assert_array_equal(*both)
+    np.testing.assert_allclose(both[0], corners, atol=1e-6)
+
+
+@forms
+def test_a_picture_whose_boxes_are_small_does_not_decide(write: Writer, tmp_path: Path) -> None:
+    """Nor one that has all of them in a corner."""
+    corners, sides = many()
+    pixels = corners * np.tile(sides, 2)[:, None]
+    pixels[0] = pixels[0] / 100
+    pixels[1] = np.rint(pixels[1] / 700)
+    source = made(write, tmp_path, pixels.astype(np.float32), sides)
+    assert source.unit == "pixels"
+    for (_, image), expected, (width, height) in zip(decoded(source), pixels, sides, strict=True):
+        np.testing.assert_allclose(image.boxes, expected / ([width, height] * 2), atol=1e-6)
+
+
+@forms
+def test_boxes_may_be_small_in_the_middle_of_all_pictures(write: Writer, tmp_path: Path) -> None:
+    corners, sides = many()
+    middle = 0.4 + 0.2 * corners
+    images = decoded(made(write, tmp_path, (middle * np.tile(sides, 2)[:, None]).astype(np.float32), sides))
+    np.testing.assert_allclose([image.boxes for _, image in images], middle, atol=1e-6)
+
+
+def test_pixels_under_the_name_of_shares_are_told(tmp_path: Path) -> None:
+    corners, _ = many()
+    content = {"features": np.zeros((4, 36, 4), np.float32), "spatial_features": corners * 100, "ids": range(4)}
+    source = Hdf5(write_hdf5(tmp_path / "a.h5", content), (36, 4))
+    with pytest.raises(DataError, match="row 0: expected boxes x0 y0 x1 y1 as shares of the image, from 0 to 1"):
+        decoded(source)
+    assert source.unit == "shares"
+
+
+@forms
+def test_one_picture_alone_may_have_any_boxes(write: Writer, tmp_path: Path) -> None:
+    corners, sides = many(1)
+    ((_, image),) = decoded(made(write, tmp_path, corners * 200, sides))
+    np.testing.assert_allclose(image.boxes, corners[0] * 200 / np.tile(sides[0], 2), atol=1e-6)
+
+
+@forms
+def test_images_of_either_unit_in_one_file_are_told(write: Writer, tmp_path: Path) -> None:
+    corners, sides = many(12)
+    pixels = corners * np.tile(sides, 2)[:, None]
+    for name, first, then, message in (
+        ("a", pixels, corners, "expected boxes in pixels, as those of the first images are; these are within one"),
+        ("b", corners, pixels, "expected boxes x0 y0 x1 y1 as shares of the image, from 0 to 1"),
+    ):
+        (tmp_path / name).mkdir()
+        source = made(write, tmp_path / name, np.concatenate([first[:10], then[10:]]), sides)
+        records = list(source.records())
+        for record in records[:10]:
+            source.decode(record)
+        with pytest.raises(DataError, match=message) as told:
+            source.decode(records[10])
+        assert str(told.value).startswith(records[10].place)
+
+
+def sized(corners: np.ndarray) -> np.ndarray:
+    return np.concatenate([corners[..., :2], corners[..., 2:] - corners[..., :2]], axis=-1)
+
+
+@forms
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda corners, sides: sized(corners) * np.tile(sides, 2)[:, None], "look like x, y, width and height"),
+        (lambda corners, sides: sized(corners), "look like x, y, width and height"),
+        (
+            lambda corners, sides: corners * np.tile(sides[:, ::-1], 2)[:, None],
+            "as the file says that they are high",
+        ),
+        (lambda corners, sides: corners[..., [1, 0, 3, 2]] * np.tile(sides[:, ::-1], 2)[:, None], "they are high"),
+        (lambda corners, sides: corners * 224, "reduced images"),
+        (lambda corners, sides: corners * 100, "reduced images"),
+        (lambda corners, sides: corners * np.tile(sides, 2)[:, None] * 0.5, "reduced images"),
+        (lambda corners, sides: corners * np.tile(sides, 2)[:, None] * 1.6, "enlarged images"),
+        (lambda corners, sides: corners * 1000, "enlarged images"),
+    ],
+    ids=["x y w h", "shares x y w h", "swapped", "y x y x", "224 x 224", "per cent", "half", "enlarged", "1000"],
+)
+def test_boxes_of_other_images_than_the_sizes_are_refused(
+    write: Writer, change: Callable[[np.ndarray, np.ndarray], np.ndarray], message: str, tmp_path: Path
+) -> None:
+    """Also where what is bad may be left out: every one is, and those whose boxes fit are not right."""
+    corners, sides = many()
+    source = made(write, tmp_path, change(corners, sides).astype(np.float32), sides)
+    with pytest.raises(DataError, match=message) as told:
+        assert source.unit
+    assert str(told.value).startswith(f"{source.path}: the boxes of its first 4 images ")
+    assert "--boxes pixels" in str(told.value)
+
+
+@forms
+def test_what_boxes_are_measured_in_may_be_said(write: Writer, tmp_path: Path) -> None:
+    corners, sides = many()
+    reduced = (corners * np.tile(sides, 2)[:, None] / 4).astype(np.float32)
+    images = decoded(made(write, tmp_path, reduced, sides, "pixels"))
+    np.testing.assert_allclose([image.boxes for _, image in images], corners / 4, atol=1e-6)
+
+
+def test_an_hdf5_with_a_group_for_each_image_is_told_in_a_line(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "groups.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(2000):
+            file[f"COCO_val2014_{number:012}/features"] = np.zeros(1)
+        file["features/of"] = np.zeros(1)
+    with pytest.raises(DataError, match="and 1996 more") as told:
+        decoded(Hdf5(path, SHAPE))
+    assert len(str(told.value)) < 600
+
+
+def test_what_the_system_has_none_of_is_no_damage(tsv: Path, tmp_path: Path) -> None:
+    """Descriptors, here."""
+    (tmp_path / "npz").mkdir()
+    write_npz(tmp_path / "npz" / "42.npz")
+    arrays = drawn(2)
+    path = write_hdf5(
+        tmp_path / "a.h5", {"features": arrays["features"], "spatial": arrays["shares"], "ids": [1, 2]}
+    )
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for source in (Obj36(tsv, SHAPE), NpzFolder(tmp_path / "npz", SHAPE), Hdf5(path, SHAPE)):
+        record = next(iter(source.records())) if isinstance(source, NpzFolder) else None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files") as told:
+                source.raw(record) if record else next(iter(source.records()))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        assert told.value.errno == errno.EMFILE
+        assert told.value.filename
+    with pytest.raises(FileNotFoundError):
+        next(iter(Hdf5(tmp_path / "gone.h5", SHAPE).records()))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_set import LABELS, content
 
 from suite.data.store import (
     FILES,
@@ -21,50 +21,6 @@ from suite.data.store import (
     source_digest,
     write_dataset,
 )
-
-IMAGES, REGIONS, FEATURES = 5, 3, 4
-LABELS = [[0], [2, 1], [], [1], [0, 1, 2], [2], [0]]
-SPLITS = ["train", "train", "train", "validation", "validation", "test", "test"]
-
-
-def content(**changes: Any) -> dict[str, Any]:
-    """Seven questions about five pictures, with several, one and no scored answers."""
-    rng = np.random.default_rng(0)
-    count = len(LABELS)
-    words = np.zeros((count, 6), dtype=np.int32)
-    for row, length in zip(words, [3, 4, 6, 3, 5, 4, 3], strict=True):
-        row[:length] = [2, *range(5, 3 + length), 3]
-    questions = pandas.DataFrame(
-        {
-            "question_id": np.arange(count) + 100,
-            "image": [0, 0, 1, 2, 2, 3, 4],
-            "split": SPLITS,
-            "text": [f"question {number}?" for number in range(count)],
-            "labels": LABELS,
-            "scores": [[0.3 + 0.3 * place for place in range(len(labels))] for labels in LABELS],
-            "humans": [["yes"] * 10] * 3 + [[]] * 4,
-            "question_type": "",
-            "answer_type": "other",
-        }
-    )
-    images = pandas.DataFrame({"image_id": list("abcde"), "width": 640, "height": 480, "picture": ""})
-    regions = rng.normal(size=(IMAGES, REGIONS, FEATURES)).astype(np.float16)
-    boxes = rng.uniform(size=(IMAGES, REGIONS, 4)).astype(np.float32)
-    return {
-        "name": "small",
-        "title": "small set",
-        "preparation": 1,
-        "source": "0" * 64,
-        "licence": "none",
-        "attribution": "nobody",
-        "questions": questions,
-        "words": words,
-        "images": images,
-        "pictures": [(regions[:2], boxes[:2]), (regions[2:], boxes[2:])],
-        "tokenizer": "{}",
-        "vocabulary": 20,
-        "answers": ["yes", "no", "red"],
-    } | changes
 
 
 @pytest.fixture
@@ -171,16 +127,17 @@ def test_a_truncated_file_is_told(small: Path, file: str) -> None:
         open_dataset(small)
     assert str(told.value) == (
         f"{small} is incomplete: {file} should have {size} bytes, has 1. "
-        "Delete the folder and run `ablate data prepare small`."
+        "Copy it again from where it is whole (is its disk mounted, was a copy of it ended?), or prepare it in "
+        "another folder: `ablate data prepare small --data OTHER`."
     )
 
 
 def test_missing_files_are_told(small: Path) -> None:
     (small / "words.npy").unlink()
-    with pytest.raises(DataError, match=r"words.npy should have \d+ bytes, is missing. Delete"):
+    with pytest.raises(DataError, match=r"words.npy should have \d+ bytes, is missing. Copy it again"):
         open_dataset(small)
     (small / "dataset.json").unlink()
-    with pytest.raises(DataError, match=r"incomplete: dataset.json.*is missing. Delete"):
+    with pytest.raises(DataError, match=r"incomplete: dataset.json.*is missing. Copy it again"):
         open_dataset(small)
     with pytest.raises(DataError, match=r"incomplete"):
         already_prepared(small, "")
@@ -205,7 +162,7 @@ def test_another_form_is_refused(small: Path) -> None:
 
 def test_another_set_in_the_folder_is_refused_and_kept(small: Path) -> None:
     before = {path: path.read_bytes() for path in small.iterdir()}
-    with pytest.raises(DataError, match=r"holds a data set with digest .* Delete the folder"):
+    with pytest.raises(DataError, match=r"holds a data set with digest .* in another folder"):
         write_dataset(small, **content(preparation=2))
     assert {path: path.read_bytes() for path in small.iterdir()} == before
 

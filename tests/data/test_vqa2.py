@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -184,6 +185,71 @@ def test_what_is_wrong_is_left_out_counted_and_listed(copy: Path, tmp_path: Path
     assert len(left_out) == gone + 1  # Each question, and the image.
     assert (tmp_path / "vqa2/left_out.txt").read_text().splitlines() == left_out
     assert any(f"its image {lost} was left out" in sentence for sentence in left_out)
+
+
+def test_a_picture_has_one_name_whatever_questions_call_it(copy: Path, dataset: DataSet, tmp_path: Path) -> None:
+    """VQA-CP's files in LXMERT's form may say train2014 of all, beside the questions of val2014 themselves."""
+    records = listed(copy, "nominival")
+    for record in records[::2]:
+        record["img_id"] = record["img_id"].replace("val2014", "train2014") + ".jpg"
+    (copy / "vqa/nominival.json").write_text(json.dumps(records))
+    files = vqa2.find_files(copy, ["nominival", "minival"], shape=SHAPE)
+    assert vqa2.prepare(tmp_path / "vqa2", files=files) == []
+    prepared = open_dataset(tmp_path / "vqa2")
+    rows, before = prepared.rows("nominival"), dataset.rows("nominival")
+    np.testing.assert_array_equal(prepared.boxes[prepared.image[rows]], dataset.boxes[dataset.image[before]])
+
+
+def test_annotations_and_vocabularies_that_fit_little_are_told(copy: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    path = copy / "vqa" / OFFICIAL
+    content = json.loads(path.read_text())
+    kept = content["annotations"][:3]
+    path.write_text(json.dumps(content | {"annotations": kept}))
+    files = vqa2.find_files(copy, ["minival", "nominival"], shape=SHAPE, annotations=[path])
+    asked = len(listed(copy, "minival")) + len(listed(copy, "nominival"))
+    vqa2.prepare(tmp_path / "a", files=files, tell=told.append)
+    assert [sentence.partition(" questions")[0] for sentence in told] == [f"{asked - 3} of {asked}"]
+
+    official = {"train": [copy / "vqa" / name for name in vqa2.OFFICIAL["train"]]}
+    named = {"splits": official, "shape": SHAPE, "annotations": ()}
+    rare, other = tmp_path / "rare.json", tmp_path / "other.json"
+    rare.write_text(json.dumps(["blue", "the sky"]))
+    other.write_text(json.dumps(["the sky", "a kite"]))
+    told.clear()
+    vqa2.prepare(tmp_path / "b", files=vqa2.find_files(copy, **named, answers=rare), tell=told.append)
+    assert "questions with answers have none of the vocabulary of 2" in told[0]
+    with pytest.raises(DataError, match=r"vocabulary of 2: it has 'the sky', 'a kite', theirs are '"):
+        vqa2.prepare(tmp_path / "c", files=vqa2.find_files(copy, **named, answers=other))
+
+
+def test_equal_annotations_are_one(copy: Path, dataset: DataSet, tmp_path: Path) -> None:
+    files = found(copy)
+    again = shutil.copy(files.annotations[0], tmp_path / "again.json")
+    given = [*files.annotations, Path(again)]
+    vqa2.prepare(tmp_path / "vqa2", files=dataclasses.replace(files, annotations=given))
+    prepared = open_dataset(tmp_path / "vqa2")
+    humans, before = (list(map(list, one.questions("humans")["humans"])) for one in (prepared, dataset))
+    assert humans == before
+    content = json.loads(Path(again).read_text())
+    content["annotations"][0]["answers"][0]["answer"] = "another"
+    Path(again).write_text(json.dumps(content))
+    with pytest.raises(DataError, match="twice, differing"):
+        vqa2.prepare(tmp_path / "other", files=dataclasses.replace(files, annotations=given))
+
+
+def test_files_may_have_names_that_are_no_utf8(copy: Path, dataset: DataSet, tmp_path: Path) -> None:
+    """What was left out names them; a destination of such a name is refused before anything is read."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    copy.rename(odd)
+    records = listed(odd, "minival")
+    del records[0]["sent"]
+    (odd / "vqa/minival.json").write_text(json.dumps(records))
+    (sentence,) = vqa2.prepare(tmp_path / "vqa2", files=found(odd, skip_bad=True))
+    assert r"caf\udce9/vqa/minival.json, line 1, record 1" in sentence
+    assert (tmp_path / "vqa2/left_out.txt").read_text() == f"{sentence}\n"
+    with pytest.raises(DataError, match="expected a folder whose name is UTF-8"):
+        vqa2.prepare(odd / "vqa2", files=vqa2.Files(splits={"a": [Path("nowhere")]}, features=[]))
 
 
 def test_a_conversion_that_was_there_already_is_taken(source: Path, dataset: DataSet, tmp_path: Path) -> None:
