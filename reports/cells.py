@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from reports.text import shortened
+from suite import forms
 from suite.errors import UserError
 from suite.files import damaged, digest
+from suite.forms import Named, Some
 from suite.records import LINES, CellFolder, RecordError, State, StudyFolder, load_cells
 
 ROUNDING = 0.005 + 1e-9
@@ -31,6 +33,24 @@ FILES = (
     *MEASURED,
 )
 """Those of a cell that reports read, beside its examples."""
+
+
+CELL: dict[str, Any] = {
+    "variant": str,
+    "arguments": dict,
+    "layers": [int],
+    "seed": int,
+    "protocol": {"steps": int, "batch_size": int},
+    "model": {"width": int, "heads": int},
+    "pictures": str,
+}
+CELL["start"] = Some(CELL)
+STUDY = {
+    "dataset": {"splits": Named({"questions": int})},
+    "cells": [{"cell": CELL}],
+    "searches?": [{"steps": int, "scheduler": {"name": str}}],
+}
+"""What reports need of study.json beside what every command does."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,17 @@ def _study(folder: StudyFolder) -> tuple[dict[str, Any], dict[str, str]]:
         before = digest(path) if path.exists() else ""
         study = folder.study()
         if digest(path) == before:
-            return study, {path.name: before}
+            break
+    forms.check(path, study, STUDY)
+    ids = {entry["id"] for entry in study["cells"]}
+    for entry in study["cells"]:
+        if (split := entry["cell"]["test"]) not in study["dataset"]["splits"]:
+            raise damaged(path, f"{entry['id']} is tested on {split[:80]!r}, which is no split of the data set")
+    for pair in study.get("comparisons", ()):
+        for one in (pair["base"], pair["changed"]):
+            if one not in ids:
+                raise damaged(path, f"it compares {one[:80]!r}, which it does not have")
+    return study, {path.name: before}
 
 
 def _files(record: CellFolder) -> tuple[dict[str, str], list[str]]:

@@ -68,7 +68,8 @@ def searched(search: Mapping[str, Any], cells: Sequence[CellRecord]) -> str:
         found = "no trial finished" if search["complete"] else "winner not known yet"
     else:
         arguments = ", ".join(f"{name} = {written(value)}" for name, value in winner["arguments"].items())
-        found = f"winner {arguments}, by validation accuracy ({winner['accuracy']:.2f} %)"
+        level = "" if winner["accuracy"] is None else f" ({winner['accuracy']:.2f} %)"
+        found = f"winner {arguments}, by validation accuracy{level}"
     layers = depth_text(search["layers"], None)
     return (
         f"{search['variant']} {layers}: searched, {len(search['trials'])} trials x {search['steps']:,} steps, "

@@ -75,20 +75,10 @@ def check(build: Callable[..., Any], output: Path) -> str:
     Files that differ, are missing or are extra, and the inputs that have changed, a line each; empty where there is
     nothing. Raises UserError where there is no report.
     """
-    told = output / NAME
-    for _ in range(TRIES):
-        if not told.exists():
-            raise UserError(f"There is no report to check: expected {told}. Make it first with `ablate report`.")
-        here = settled_contents(output)
-        try:
-            old = forms.check(told, read_json(told), FORM)
-            if unknown := set(old["options"]) - {name.rstrip("?") for name in FORM["options"]}:
-                raise RecordError(f"It has options that are not known: {sorted(unknown)}.")
-        except RecordError:
-            raise UserError(
-                f"{told} does not say what its report was made from: it is damaged, or another version wrote it. "
-                "Make the report again with `ablate report`."
-            ) from None
+    tries = 0
+    while True:
+        tries += 1
+        here, old = _there(output)
         with tempfile.TemporaryDirectory() as temporary:
             again = Path(temporary)
             build(again, **old["options"])
@@ -96,7 +86,7 @@ def check(build: Callable[..., Any], output: Path) -> str:
         if here == made:
             return ""
         # Another build may have put its report there meanwhile, of records that have changed.
-        if settled_contents(output) == here:
+        if tries == TRIES or settled_contents(output) == here:
             break
     lines = [
         f"{'missing' if name not in here else 'extra' if name not in made else 'differs'}: {name}"
@@ -107,6 +97,24 @@ def check(build: Callable[..., Any], output: Path) -> str:
     changed += [f"program {line}" for line in _changes(old["program"], new["program"])]
     why = changed or ["No input has changed, and no program: somebody has changed the report's own files."]
     return "\n".join([*lines, *why, "Make it again with `ablate report`."])
+
+
+def _there(output: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The files of the report at ``output``, name -> digest, and its provenance."""
+    told = output / NAME
+    if not told.exists():
+        raise UserError(f"There is no report to check: expected {told}. Make it first with `ablate report`.")
+    here = settled_contents(output)
+    try:
+        old = forms.check(told, read_json(told), FORM)
+        if unknown := set(old["options"]) - {name.rstrip("?") for name in FORM["options"]}:
+            raise RecordError(f"{told} has options that are not known: {sorted(unknown)}.")
+    except RecordError:
+        raise UserError(
+            f"{told} does not say what its report was made from: it is damaged, or another version wrote it. Make "
+            "the report again with `ablate report`."
+        ) from None
+    return here, old
 
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

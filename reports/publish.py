@@ -13,12 +13,13 @@ import contextlib
 import os
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from suite.errors import UserError
+from suite.errors import UserError, clean
 from suite.files import (
     check_no_link,
     digest,
@@ -196,10 +197,9 @@ def _waiting(output: Path) -> Callable[[Holder | None], None]:
     def waiting(holder: Holder | None) -> None:
         nonlocal told
         if not told and time.monotonic() - since > PATIENCE:
-            from suite.terminal import say
-
             who = f"process {holder.pid} on {holder.host}" if holder else "another process"
-            say(f"Waiting for {who}, which writes {output}.")
+            with contextlib.suppress(OSError, AttributeError):  # Nobody may listen, or there is no stderr.
+                print(clean(f"Waiting for {who}, which writes {output}."), file=sys.stderr, flush=True)
             told = True
 
     return waiting

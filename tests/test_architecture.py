@@ -69,7 +69,7 @@ def test_variants_and_studies_import_the_seam_alone() -> None:
 
 
 def test_reports_import_records_and_the_look_of_figures_alone() -> None:
-    allowed = ("suite.records", "suite.files", "suite.forms", "suite.look", "suite.errors")
+    allowed = ("suite.records", "suite.files", "suite.forms", "suite.lease", "suite.look", "suite.errors")
     used = {name for names in importers("reports", "suite").values() for name in names}
     # `from suite import forms` is found as suite and suite.forms.
     assert {

@@ -259,3 +259,25 @@ def test_each_file_is_hashed_as_sha256sum_does(study: Path) -> None:
     found = read_records(study).digests
     for path in [study / "study.json", *study.glob("*/*.*"), *study.glob("*/examples/*")]:
         assert found[path.relative_to(study).as_posix()] == digest(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda study: study["cells"][0]["cell"].pop("pictures"), "it has no cells"),
+        (lambda study: study["cells"][0]["cell"].update(start={"variant": "softmax"}), "start"),
+        (lambda study: study["cells"][0]["cell"].update(test="elsewhere"), "no split of the data set"),
+        (lambda study: study["dataset"]["splits"]["test"].pop("questions"), "questions"),
+        (lambda study: study.update(comparisons=[{"label": "", "base": "x", "changed": "y"}]), "compares 'x'"),
+        (lambda study: study.update(cells=study["cells"] * 2), "twice"),
+        (lambda study: study["cells"][0]["cell"]["model"].update(width="wide"), "width is expected to be a whole"),
+    ],
+)  # fmt: skip
+def test_a_study_that_is_none_is_named(make_study: MakeStudy, spoil: Callable[[dict], object], told: str) -> None:
+    study = make_study(names=["softmax-s0"])
+    plain = json.loads((study / "study.json").read_text())
+    spoil(plain)
+    write_json(study / "study.json", plain)
+    with pytest.raises(RecordError, match=r"study\.json is damaged") as caught:
+        build(study, study / "report")
+    assert told in str(caught.value)
