@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -32,10 +33,14 @@ from suite.workers import Failure, train_on_workers
 pytestmark = pytest.mark.xdist_group("workers")
 
 STUDY = '''
+import contextlib
+import json
 import os
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import psutil
 
 from ablations.variants.layerdrop import LayerDrop
 from suite.attention import SoftmaxWeights, Variant
@@ -47,11 +52,25 @@ SECOND = os.environ.get("RANK") == "1"
 KILLED = Path("{killed}")
 
 
+def listeners():
+    """Of all processes of the launch: each name with the addresses at which it listens."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("ABLATE_TEST") == os.environ["ABLATE_TEST"]:
+                links = [one for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+                found += [(process.pid, process.name(), link.laddr.ip) for link in links]
+    return found
+
+
 class FifthStep(SoftmaxWeights):
     steps = 0
 
     def project(self):
         self.steps += 1
+        if self.steps == 5 and "RANK" in os.environ:
+            told = KILLED.with_name(f"{{os.environ['RANK']}}-of-{{os.getpid()}}.json")
+            told.write_text(json.dumps(listeners()))
         if self.steps == 5 and SECOND:
             self.happens()
 
@@ -172,6 +191,18 @@ def test_a_cell_goes_on_from_its_checkpoint_when_a_worker_was_killed(folder: Pat
     [fault] = read_lines(record.path / "faults.jsonl")
     assert (fault["kind"], fault["step"]) == ("worker died", 4)
     assert record.failure() is None
+
+
+def test_all_of_a_launch_listens_on_the_loopback_alone(folder: Path) -> None:
+    """Ray's processes, and the workers' own ways to each other."""
+    told = {path: json.loads(path.read_text()) for path in folder.glob("*-of-*.json")}
+    assert {path.name[0] for path in told} == {"0", "1"}
+    for path, found in told.items():
+        worker = int(path.stem.rpartition("-")[2])
+        assert worker in {pid for pid, *_ in found}
+        assert {"gcs_server", "raylet"} <= {name for _, name, _ in found}
+        assert {address.removeprefix("::ffff:") for *_, address in found} <= {"127.0.0.1", "::1"}, found
+    assert not list(Path(tempfile.gettempdir()).glob("ablate-workers-*")), "left behind"
 
 
 def test_an_error_on_the_second_worker_is_the_cells_failure_with_its_line(folder: Path) -> None:
