@@ -438,7 +438,8 @@ def join_on_loopback(meeting: Path, rank: int, workers: int, backends: str) -> N
     loopback = next(
         name for name, has in psutil.net_if_addrs().items() if any(one.address == "127.0.0.1" for one in has)
     )
-    os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=loopback)
+    # NCCL takes all whose names begin so, but for what follows a =.
+    os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=f"={loopback}")
     dist.init_process_group(backends, store=dist.FileStore(str(meeting), workers), rank=rank, world_size=workers)
 
 
