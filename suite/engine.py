@@ -21,9 +21,11 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -425,6 +427,26 @@ def is_lost_worker(error: Exception) -> bool:
     """Whether ``error`` says that another worker cannot be reached: the cell itself has done nothing wrong."""
     # Gloo's are plain RuntimeErrors, and begin with the place in its source.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
+def join_on_loopback(meeting: Path, rank: int, workers: int, backends: str) -> None:
+    """Makes the process group of workers on one machine, who meet in the file ``meeting`` of its user alone.
+
+    torch's own place to meet is a server that listens to every network and asks nobody who he is; and gloo and
+    NCCL listen where the machine's name leads.
+    """
+    loopback = next(
+        name for name, has in psutil.net_if_addrs().items() if any(one.address == "127.0.0.1" for one in has)
+    )
+    # NCCL takes all whose names begin so, but for what follows a =.
+    os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=f"={loopback}")
+    dist.init_process_group(backends, store=dist.FileStore(str(meeting), workers), rank=rank, world_size=workers)
+
+
+def leave_group() -> None:
+    """Ends what ``join_on_loopback`` has made, where it came to that."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def build_engine(placement: Placement) -> Engine:

@@ -62,6 +62,8 @@ class Workplace:
     placement: Placement = dataclasses.field(default_factory=Placement)
     launch: str = ""
     """Names the `ablate run` that this is part of."""
+    one_machine: bool = False
+    """Whether Ray is the launch's own, on the loopback of this machine: nothing of it listens elsewhere."""
     node: str = ""
     """Where the worker is, in Ray's words; the worker's own to say."""
     save_every: float = 600.0

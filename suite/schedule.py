@@ -209,7 +209,7 @@ def _survey(jobs: Sequence[Job], workplace: Workplace, cluster: Cluster) -> Surv
 def _expecting(jobs: Sequence[Job], workplace: Workplace, cluster: Cluster) -> Iterator[Workplace]:
     """On a cluster, with what workers look for before they begin: some of its nodes come later than the launch."""
     if not cluster.address:
-        yield workplace
+        yield dataclasses.replace(workplace, one_machine=True)
         return
     with preflight.expected_of(jobs, workplace) as expected:
         yield dataclasses.replace(workplace, expected=dataclasses.asdict(expected))

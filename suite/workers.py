@@ -13,10 +13,12 @@ import dataclasses
 import os
 import pickle
 import socket
+import tempfile
 import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,16 +33,18 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
 
 import ray
 from ray import train
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite import preflight
-from suite.engine import BACKENDS, build_engine, is_lost_worker
+from suite.engine import BACKENDS, build_engine, is_lost_worker, join_on_loopback, leave_group
 from suite.files import remove
 from suite.lease import LeaseLost
 from suite.plan import Job, Workplace
+from suite.private import own_folder
 from suite.pulse import Leave, Progress, Pulse, Wish, drain_markers
 from suite.records import CellFolder
 from suite.relay import Relay
@@ -70,7 +74,7 @@ def train_on_workers(job: Job, workplace: Workplace, record: CellFolder, pulse: 
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")  # Ray's, of Ray.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     relay: Any = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=here).remote()
-    fit = _Fit(_trainer(job, workplace, record, relay, scratch))
+    fit = _Fit(partial(_trainer, job, workplace, record, relay, scratch))
     try:
         fit.start()
         while fit.is_alive():
@@ -105,14 +109,17 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _trainer(job: Job, workplace: Workplace, record: CellFolder, relay: Any, scratch: Path) -> TorchTrainer:
+def _trainer(
+    job: Job, workplace: Workplace, record: CellFolder, relay: Any, scratch: Path, meeting: Path
+) -> TorchTrainer:
     placement = workplace.placement
+    backend = BACKENDS if placement.gpus else "gloo"
     resources: dict[str, float] = {"CPU": placement.threads}
     if placement.gpus:
         resources["GPU"] = placement.gpus
     return TorchTrainer(
         partial(_work, job, workplace, record, relay),
-        torch_config=TorchConfig(backend=BACKENDS if placement.gpus else "gloo"),
+        torch_config=_OneMachine(backend, meeting=meeting) if workplace.one_machine else TorchConfig(backend),
         scaling_config=train.ScalingConfig(
             num_workers=placement.workers, use_gpu=bool(placement.gpus), resources_per_worker=resources
         ),
@@ -126,7 +133,8 @@ def _trainer(job: Job, workplace: Workplace, record: CellFolder, relay: Any, scr
 class _Fit(threading.Thread):
     """Waits for Ray Train in a thread of its own: progress is reported in the thread that runs the cell."""
 
-    def __init__(self, trainer: TorchTrainer) -> None:
+    def __init__(self, trainer: Callable[[Path], TorchTrainer]) -> None:
+        """``trainer`` gets the file in which workers of one machine meet."""
         super().__init__(name="train", daemon=True)
         self.trainer, self.error = trainer, None
 
@@ -134,9 +142,45 @@ class _Fit(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.trainer.fit()
+            # Not in the run folder, whose file system may have no locks.
+            with own_folder(Path(tempfile.gettempdir()), "workers-") as folder:
+                self.trainer(folder / "meeting").fit()
         except Exception as error:
             self.error = error
+
+
+@dataclass
+class _OneMachine(TorchConfig):
+    """As torch's own, for workers of one machine who let nobody else in."""
+
+    meeting: Path = Path()
+
+    @property
+    def backend_cls(self) -> Any:  # Ray's own is private.
+        return _Loopback
+
+
+class _Loopback(Backend):
+    """Makes the process group and ends it, as Ray does with its own."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(_join, backend_config.meeting, backend_config.backend)
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        with contextlib.suppress(GetTimeoutError):
+            ray.get(worker_group.execute_async(leave_group), timeout=PATIENCE)
+
+
+def _join(meeting: Path, backends: str) -> None:
+    """What each worker does first. DeepSpeed, and a method that asks, find in the environment who they are."""
+    context = train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    who = {"RANK": rank, "LOCAL_RANK": context.get_local_rank(), "NODE_RANK": context.get_node_rank()}
+    how_many = {"WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": context.get_local_world_size()}
+    os.environ.update({name: str(number) for name, number in (who | how_many).items()})
+    join_on_loopback(meeting, rank, workers, backends)
 
 
 def _work(job: Job, workplace: Workplace, record: CellFolder, relay: Any) -> None:

@@ -256,7 +256,7 @@ def test_what_is_no_accuracy_is_refused(cell: CellFolder, tmp_path: Path, accura
 def test_damaged_lines_of_a_record_are_one_sentence(cell: CellFolder, tmp_path: Path) -> None:
     for name, text in (("submissions", '{"split": "test"}'), ("server", '{"accuracy": 3}'), ("server", "3")):
         (cell.path / f"{name}.jsonl").write_text(f"{text}\n")
-        with pytest.raises(UserError, match=r"is damaged: it (has no|is expected)"):
+        with pytest.raises(UserError, match=r"is damaged: "):
             add_server_score(tmp_path / "runs", cell.id, "test-dev", 71.9)
         (cell.path / f"{name}.jsonl").unlink()
 

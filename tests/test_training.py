@@ -222,6 +222,12 @@ def test_a_cell_records_the_compiled_code_that_it_ran_itself(bench: Bench) -> No
     assert ran["again"] == ran["entmax"]
 
 
+def test_what_ran_on_some_workers_and_not_on_others_is_recorded() -> None:
+    here, there = {"entmax.c": "C 1"}, {"entmax.c": "torch: there is no compiler `cc`"}
+    assert training._together([here, here]) == here
+    assert training._together([here, there]) == {"entmax.c": "C 1; torch: there is no compiler `cc`"}
+
+
 def test_progress_is_reported_at_every_evaluation(bench: Bench) -> None:
     seen: list[Progress] = []
     bench.finished(SOFTMAX, report=seen.append)

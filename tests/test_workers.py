@@ -17,6 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 import ray
+from small_grid import lasting
 
 from suite.config import Cell, ModelSize, Placement, Protocol
 from suite.errors import UserError
@@ -32,10 +33,14 @@ from suite.workers import Failure, train_on_workers
 pytestmark = pytest.mark.xdist_group("workers")
 
 STUDY = '''
+import contextlib
+import json
 import os
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import psutil
 
 from ablations.variants.layerdrop import LayerDrop
 from suite.attention import SoftmaxWeights, Variant
@@ -47,11 +52,25 @@ SECOND = os.environ.get("RANK") == "1"
 KILLED = Path("{killed}")
 
 
+def listeners():
+    """Of all processes of the launch: each name with the addresses at which it listens."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("ABLATE_TEST") == os.environ["ABLATE_TEST"]:
+                links = [one for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+                found += [(process.pid, process.name(), link.laddr.ip) for link in links]
+    return found
+
+
 class FifthStep(SoftmaxWeights):
     steps = 0
 
     def project(self):
         self.steps += 1
+        if self.steps == 5 and "RANK" in os.environ:
+            told = KILLED.with_name(f"{{os.environ['RANK']}}-of-{{os.getpid()}}.json")
+            told.write_text(json.dumps(listeners()))
         if self.steps == 5 and SECOND:
             self.happens()
 
@@ -114,11 +133,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
     # Who waits for workers shows signs of life: before they have begun it takes longer than this.
     options = {"one": ["--no-ray"], "two": ["--workers", "2", "--cpus", "4", "--hung-after", "0.2"]}
     processes = {}
+    # Ray's own is elsewhere: the path of this one is too long for its sockets.
+    temporary = folder / "temporary" / ("0" * 60)
+    temporary.mkdir(parents=True)
     for name, more in options.items():
         with (folder / f"{name}.txt").open("w") as out:
             processes[name] = subprocess.Popen(
                 [*command, "--runs", folder / name, *more],
-                stdout=out, stderr=out, env=os.environ | {"ABLATE_TEST": mark},
+                stdout=out, stderr=out, env=os.environ | {"ABLATE_TEST": mark, "TMPDIR": str(temporary)},
             )  # fmt: skip
     codes = {name: process.wait(timeout=900) for name, process in processes.items()}
     said = {name: (folder / f"{name}.txt").read_text() for name in options}
@@ -160,7 +182,7 @@ def test_two_workers_record_what_one_does(folder: Path) -> None:
     assert one.predictions()["answer"].tolist() == two.predictions()["answer"].tolist()
     confidences = [np.stack(record.predictions()["top_confidences"].to_list()) for record in (one, two)]
     np.testing.assert_allclose(*confidences, atol=1e-5)
-    results = [{**(record.result() or {}), "seconds": 0} for record in (one, two)]
+    results = [lasting(record.result() or {}) for record in (one, two)]
     assert results[0] == results[1]
 
 
@@ -172,6 +194,17 @@ def test_a_cell_goes_on_from_its_checkpoint_when_a_worker_was_killed(folder: Pat
     [fault] = read_lines(record.path / "faults.jsonl")
     assert (fault["kind"], fault["step"]) == ("worker died", 4)
     assert record.failure() is None
+
+
+def test_all_of_a_launch_listens_on_the_loopback_alone(folder: Path) -> None:
+    """Ray's processes, and the workers' own ways to each other."""
+    told = {path: json.loads(path.read_text()) for path in folder.glob("*-of-*.json")}
+    assert {path.name[0] for path in told} == {"0", "1"}
+    for path, found in told.items():
+        worker = int(path.stem.rpartition("-")[2])
+        assert worker in {pid for pid, *_ in found}
+        assert {"gcs_server", "raylet"} <= {name for _, name, _ in found}
+        assert {address.removeprefix("::ffff:") for *_, address in found} <= {"127.0.0.1", "::1"}, found
 
 
 def test_an_error_on_the_second_worker_is_the_cells_failure_with_its_line(folder: Path) -> None:
@@ -188,6 +221,7 @@ def test_an_error_on_the_second_worker_is_the_cells_failure_with_its_line(folder
 
 def test_nothing_is_left_behind(folder: Path) -> None:
     assert json.loads((folder / "left.json").read_text()) == []
+    assert not list((folder / "temporary").rglob("ablate-*"))
     assert not list((folder / "two").rglob(".train"))
     assert not list((folder / "two").rglob("live.json"))
 
