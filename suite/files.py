@@ -212,9 +212,10 @@ def read_bytes(path: Path) -> bytes:
         if error.errno == errno.ELOOP or path.is_symlink():
             raise is_link(path) from None
         raise
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise RecordError(f"{path} is expected to be a file, and is none. Move it away.")
     with os.fdopen(file, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise RecordError(f"{path} is expected to be a file, and is none. Move it away.")
         return opened.read()
 
 

@@ -366,19 +366,19 @@ def test_a_full_disk_leaves_no_half_line_and_no_temporary_file(tmp_path: Path) -
     try:
         cell = CellFolder(tmp_path / "cell")
         cell.write_config({})
-        cell.append("sites", [{"step": 0}])
+        cell.append("segments", [{"step": 0}])
         before = sorted(path.name for path in cell.path.iterdir())
         table = pd.DataFrame({"score": [1 / (1 + n) for n in range(9999)]})
         for write in (
-            lambda: cell.append("sites", [{"step": 1, "spans": list(range(9999))}]),
+            lambda: cell.append("segments", [{"step": 1, "spans": list(range(9999))}]),
             lambda: cell.write_predictions(table),
             lambda: cell.write_result({"all": "a" * (1 << 16)}),
         ):
             with pytest.raises(OSError, match="No space left"):
                 write()
             assert sorted(path.name for path in cell.path.iterdir()) == before
-        cell.append("sites", [{"step": 1}])
-        assert [line["step"] for line in read_lines(cell.path / "sites.jsonl")] == [0, 1]
+        cell.append("segments", [{"step": 1}])
+        assert [line["step"] for line in read_lines(cell.path / "segments.jsonl")] == [0, 1]
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
 

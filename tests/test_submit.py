@@ -137,7 +137,7 @@ def test_a_record_that_cannot_be_written_is_told_before_the_first_question(
 ) -> None:
     (cell.path / "submissions.jsonl").mkdir()
     said = refused_before_the_first_question(cell, data, tmp_path / "out.json")
-    assert "cannot be written: Is a directory" in said
+    assert "expected to be a file, and is none" in said
     (cell.path / "submissions.jsonl").rmdir()
     (tmp_path / "notes.txt").write_text("mine")
     for name in ("submissions", "server"):

@@ -334,7 +334,7 @@ def write_dataset(
         return
     _check_questions(questions, words, images=len(images), answers=answers, vocabulary=vocabulary)
     if "picture" in images:
-        _check_pictures(images["picture"])
+        _check_pictures(pandas.Series(images["picture"]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
     draft.mkdir()
