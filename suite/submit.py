@@ -78,9 +78,10 @@ def write_submission(
     line = {"split": split, "questions": len(listed), "sha256": sha256, "file": target.name, "written": _now()}
     try:
         record.append("submissions", [line])
-    except OSError as error:
+    except (OSError, RecordError) as error:
+        why = getattr(error, "strerror", None) or str(error).removesuffix(".")
         raise UserError(
-            f"{target} has all answers and can be sent, but {record.path} does not say so: {error.strerror}. "
+            f"{target} has all answers and can be sent, but {record.path} does not say so: {why}. "
             "`ablate score add` will not name them."
         ) from error
     return said
