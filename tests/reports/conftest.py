@@ -79,7 +79,7 @@ def write_study(path: Path, names: Collection[str] = CELLS, run: bool = True) ->
     them.
     """
     study, cells = StudyFolder(path), {name: CELLS[name] for name in names}
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     write_json(
         path / "study.json",
         {
@@ -113,7 +113,7 @@ def write_study(path: Path, names: Collection[str] = CELLS, run: bool = True) ->
         if state == "missing":
             continue
         record = study.cell(name)
-        record.path.mkdir()
+        record.path.mkdir(exist_ok=True)
         write_json(
             record.path / "config.json",
             {

@@ -10,6 +10,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from changed import change, change_accuracy
 from figure_records import thin_out
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -93,8 +94,16 @@ def test_curves_have_a_line_per_row_with_the_recorded_numbers(study_folder: Path
     assert "default (p = 0), 10-6-6\n(missing)" in legend, "a row without a line is named all the same"
 
 
+def cut_back(cell: Path, step: int) -> None:
+    """As if the cell had been trained for ``step`` steps."""
+    CellFolder(cell).cut_back(step)
+    last = lines_of(cell, "metrics")[-1]
+    change(cell / "result.json", steps=last["step"])
+    change_accuracy(cell / "result.json", validation=last["accuracy"])
+
+
 def test_means_stop_where_a_seed_stopped(study_folder: Path) -> None:
-    CellFolder(study_folder / "softmax-s1").cut_back(200)
+    cut_back(study_folder / "softmax-s1", 200)
     drawn = curves(build_report(study_folder))
     assert drawn is not None
     lines = {str(line.get_label()): line.get_xdata().tolist() for line in drawn.figure.axes[0].lines}
@@ -153,7 +162,7 @@ def test_seeds_are_a_band_around_their_mean(study_folder: Path) -> None:
         path = study_folder / f"softmax-s{seed}" / "sites.jsonl"
         lines = [line | {"span": [add, add + 2 * line["step"]]} for line in lines_of(path.parent)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    CellFolder(study_folder / "softmax-s1").cut_back(500)
+    cut_back(study_folder / "softmax-s1", 500)
     drawn = layers_over_training("easy-VQA", found(study_folder, "softmax-9-5-5"), "span", "span", "")
     axes = drawn.figure.axes[0]
     steps = list(range(50, 501, 50))

@@ -19,7 +19,7 @@ from reports.provenance import check
 from reports.publish import LIST, LOCK, contents, drafted, publish
 from suite.errors import UserError
 from suite.files import write_json
-from suite.lease import Lease
+from suite.lease import Lease, LeaseLost
 from suite.records import StudyFolder
 
 MakeStudy = Callable[..., Path]
@@ -137,23 +137,27 @@ def test_hidden_files_of_others_are_left_and_are_no_difference(make_study: MakeS
     assert len(hidden(study / "report")) == 3
 
 
-def test_a_build_that_lost_its_turn_changes_nothing_more(tmp_path: Path) -> None:
+def test_a_build_that_lost_its_turn_changes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stood still while another took over: none of what it had prepared takes its place."""
-    with drafted(tmp_path / "report") as draft:
+    output = tmp_path / "report"
+    with drafted(output) as draft:
         (draft / "index.html").write_text("ours")
-        publish(draft, tmp_path / "report")
-    first = Lease(tmp_path / "report" / LOCK)
-    first.take()
-    assert first.path is not None
-    (first.path / "report").mkdir()
-    (first.path / "report" / "index.html").write_text("late")
-    prepared = first.path / "report" / "index.html"
-    other = Lease(tmp_path / "report" / LOCK)
-    assert other._create(2)
+        publish(draft, output)
+    slow = Lease(output / LOCK)
+    slow.take()
+    assert slow.path is not None
+    prepared = slow.path / "index.html"
+    prepared.write_text("late")
+    monkeypatch.setattr("suite.lease.SILENCE", 0.2)
+    with drafted(output) as draft:
+        (draft / "index.html").write_text("others")
+        publish(draft, output)
     with pytest.raises(FileNotFoundError):
-        os.replace(prepared, tmp_path / "report" / "index.html")
-    other.release()
-    assert (tmp_path / "report" / "index.html").read_text() == "ours"
+        os.replace(prepared, output / "index.html")
+    with pytest.raises(LeaseLost):
+        slow.check()
+    assert (output / "index.html").read_text() == "others"
+    assert hidden(output) == []
 
 
 @pytest.mark.usefixtures("one_format")
