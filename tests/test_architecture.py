@@ -70,7 +70,7 @@ def test_variants_and_studies_import_the_seam_alone() -> None:
 
 def test_reports_import_records_and_the_look_of_figures_alone() -> None:
     records = ("suite.records", "suite.files", "suite.forms", "suite.lease")
-    allowed = (*records, "suite.look", "suite.errors", "suite.terminal")
+    allowed = (*records, "suite.look", "suite.errors")
     used = {name for names in importers("reports", "suite").values() for name in names}
     # `from suite import forms` is found as suite and suite.forms.
     assert {
@@ -115,8 +115,6 @@ def test_imports_of_reports_go_one_way() -> None:
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("reports", "suite"))
-        # rich enters with it, where there is something to say.
-        if node.module != "suite.terminal"
     ]
     assert deferred == []
 
