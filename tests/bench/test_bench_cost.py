@@ -301,7 +301,7 @@ def test_a_file_that_cannot_be_read_is_told_before_anything_is_measured(ran: Ran
     whole = path.read_bytes()
     path.write_text("{")
     try:
-        assert "Delete that file, and measure again" in refused(ran)
+        assert "move it away and measure again" in refused(ran)
     finally:
         path.write_bytes(whole)
 
