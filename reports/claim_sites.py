@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +11,7 @@ from reports.cells import CellRecord, is_per_head, told_of
 from reports.claim_seeds import ENTMAX, FEWEST, SPAN, Judgement, Seed, finished, over_seeds, seed_name, unfinished
 from reports.report import Row
 from suite.files import damaged
+from suite.records import CellFolder
 
 MOST, HALF = 0.8, 0.5
 """Of layers or heads: from the one on a claim holds in a seed, below the other it does not."""
@@ -26,26 +28,31 @@ Course = Mapping[tuple[str, str, int], list[list[float]]]
 """Stack, modalities (``words``, ``boxes`` or ``both``) and layer -> at each evaluation a number per head."""
 
 
-def course(cell: CellRecord, column: str) -> Course:
-    """How ``column`` of sites.jsonl went over training.
+@functools.lru_cache(maxsize=256)
+def courses(record: CellFolder, *columns: str) -> tuple[Course, ...]:
+    """How each of the ``columns`` of sites.jsonl went over training; kept, since several claims are about one cell.
 
     LXMERT's cross block serves both directions with the same parameters: its numbers are their means.
     """
-    found: dict[tuple[str, str, int], dict[int, list[list[float]]]] = {}
-    path = cell.folder / "sites.jsonl"
-    for number, line in enumerate(cell.record.lines("sites"), 1):
-        if line.get(column) is None:
-            continue
-        if not is_per_head(line[column]):
-            raise damaged(Path(f"{path}:{number}"), f"its {column} is expected to be a list of numbers")
+    found: list[dict[tuple[str, str, int], dict[int, list[list[float]]]]] = [{} for _ in columns]
+    path = record.path / "sites.jsonl"
+    for number, line in enumerate(record.lines("sites"), 1):
         modalities = line["queries"] if line["queries"] == line["keys"] else "both"
-        steps = found.setdefault((line["stack"], modalities, line["index"]), {})
-        steps.setdefault(line["step"], []).append(line[column])
+        for column, sites in zip(columns, found, strict=True):
+            if line.get(column) is None:
+                continue
+            if not is_per_head(line[column]):
+                raise damaged(Path(f"{path}:{number}"), f"its {column} is expected to be a list of numbers")
+            steps = sites.setdefault((line["stack"], modalities, line["index"]), {})
+            steps.setdefault(line["step"], []).append(line[column])
     with told_of(path):  # Each side has as many heads.
-        return {
-            site: [[fmean(heads) for heads in zip(*sides, strict=True)] for sides in steps.values()]
-            for site, steps in found.items()
-        }
+        return tuple(
+            {
+                site: [[fmean(heads) for heads in zip(*sides, strict=True)] for sides in steps.values()]
+                for site, steps in sites.items()
+            }
+            for sites in found
+        )
 
 
 def _layers(spans: Course) -> dict[tuple[str, str, int], list[float]]:
@@ -74,7 +81,7 @@ def rises(spans: Sequence[float]) -> bool:
 def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
         stacks: dict[str, list[list[float]]] = {}
-        spans_of = course(cell, "span")
+        (spans_of,) = courses(cell.record, "span")
         layers = _layers(spans_of)
         for (stack, *_), spans in layers.items():
             if spans[0] > SPAN_LEAST:  # What is nothing cannot fall.
@@ -96,7 +103,7 @@ def single_modality_spans_fall(rows: Mapping[str, Row]) -> Judgement:
 
 def middle_cross_spans_rise(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
-        spans_of = course(cell, "span")
+        (spans_of,) = courses(cell.record, "span")
         every = _layers(spans_of)
         cross = {
             index: spans
@@ -149,7 +156,7 @@ def _too_few(cell: CellRecord) -> Seed:
 
 def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
-        alphas = course(cell, "alpha")
+        alphas, _ = courses(cell.record, "alpha", "density")
         sites = [one for (_, modalities, _), one in alphas.items() if modalities == "boxes"]
         if not sites or len(sites[0]) < FEWEST:
             return _too_few(cell)
@@ -171,7 +178,7 @@ def visual_alphas_stay_low(rows: Mapping[str, Row]) -> Judgement:
 
 def sparse_heads_grow_denser(rows: Mapping[str, Row]) -> Judgement:
     def judge(cell: CellRecord) -> Seed:
-        alphas, densities = course(cell, "alpha"), course(cell, "density")
+        alphas, densities = courses(cell.record, "alpha", "density")
         changes = [
             (last - first, dense_last - dense_first)
             for site, alpha in alphas.items()

@@ -283,6 +283,20 @@ def parse_lines(path: Path, content: bytes) -> list[dict[str, Any]]:
     return lines
 
 
+def parse_vouched_lines(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """As ``parse_lines``, of content whose digest says that it is what was written: in half the time."""
+    texts = content.split(b"\n")[:-1]
+    try:
+        lines = json.loads(b"[" + b",".join(texts) + b"]", parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return parse_lines(path, content)  # Which says what is wrong, and where.
+    if len(lines) != len(texts) or not all(isinstance(line, dict) for line in lines):
+        return parse_lines(path, content)
+    for line in lines:
+        line.pop("check", None)
+    return lines
+
+
 def _loads(content: bytes, ending: re.Pattern[bytes]) -> Any:
     """The value of JSON text without its check, which is held against the text: ValueError where that is not so."""
     found = ending.search(content, max(0, len(content) - 64))
