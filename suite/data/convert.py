@@ -397,13 +397,13 @@ def _journal(folder: Path, tell: Tell) -> Iterator[tuple[_Journal, list[dict[str
             checksum, _, text = line.partition(b" ")
             if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text, before):
                 if any(journal):
-                    raise DataError(f"{path} is damaged. Delete {folder} and begin again.")
+                    raise DataError(f"{path} is damaged. Move {folder} away and begin again.")
                 break  # The last line is what a kill left of it.
             lines.append(json.loads(text))
             whole, before = whole + len(line), zlib.crc32(text, before)
         journal.truncate(whole)
         if len(lines) > 1 and not all((folder / name).is_file() for name in ARRAYS):
-            raise DataError(f"{folder}: its arrays are gone. Delete the folder and begin again.")
+            raise DataError(f"{folder}: its arrays are gone. Restore them, or move the folder away and begin again.")
         yield _Journal(journal, before, check), lines
 
 

@@ -319,11 +319,22 @@ def test_measuring_again_replaces_the_devices_own_measurement_alone(tmp_path: Pa
     assert (tmp_path / "cost.json").read_bytes() == whole
 
 
+RESULT = {
+    "accuracy": {},
+    "macs": 1,
+    "macs_reference": 1,
+    "uncounted_operators": {},
+    "parameters": 1,
+    "steps": 1,
+    "seconds": 1.0,
+}
+
+
 def test_a_measurement_stays_as_long_as_the_model_that_it_is_of(tmp_path: Path) -> None:
     def made() -> CellFolder:
         record = CellFolder(tmp_path / "cell")
         record.write_config({"code": {"engine": "old"}})
-        record.write_result({})
+        record.write_result(RESULT)
         record.write_cost({"device": "A"})
         return record
 
@@ -338,13 +349,13 @@ def test_a_measurement_stays_as_long_as_the_model_that_it_is_of(tmp_path: Path) 
     record = made()
     record.set_aside()
     assert record.costs() == []
-    assert CellFolder(tmp_path / "stale" / "cell-old").costs() == [{"device": "A"}]
+    assert CellFolder(tmp_path / "stale" / "cell").costs() == [{"device": "A"}]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"measurements": [3]}', '{"measurements": [{}]}'])
 def test_a_record_of_something_else_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "cost.json").write_text(text)
-    with pytest.raises(RecordError, match="no list of measurements"):
+    with pytest.raises(RecordError, match=r"cost\.json is damaged"):
         CellFolder(tmp_path).costs()
 
 

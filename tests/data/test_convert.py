@@ -344,7 +344,7 @@ def test_a_file_system_without_locks_keeps_others_away_with_a_lease(
     # Taken over while it works, as by a process that heard nothing of it for too long.
     def takes(done: int, of: int) -> None:
         if done == 20:
-            (out / "lease" / "000002.json").touch()
+            (out / "lease" / "000002" / "theirs").mkdir(parents=True)
 
     with pytest.raises(DataError, match="another process is at this conversion"):
         convert([Obj36(tsv, SHAPE)], out, workers=1, progress=takes, tell=told.append)
