@@ -358,7 +358,7 @@ def _finished(folder: Path, request: dict[str, Any], skip_bad: bool) -> Conversi
     except Exception as error:  # Whatever a damaged file makes its reader raise.
         if isinstance(error, OSError) and error.errno:  # What the system says; Arrow has errors without a number.
             raise
-        raise DataError(f"{folder} is damaged ({error}). Delete the folder and begin again.") from error
+        raise DataError(f"{folder} is damaged ({error}). Move the folder away and begin again.") from error
     if not same or not all((folder / name).is_file() for name in ARRAYS):
         raise _other(folder)
     if left_out and not skip_bad:
@@ -403,7 +403,7 @@ def _journal(folder: Path, tell: Tell) -> Iterator[tuple[_Journal, list[dict[str
             whole, before = whole + len(line), zlib.crc32(text, before)
         journal.truncate(whole)
         if len(lines) > 1 and not all((folder / name).is_file() for name in ARRAYS):
-            raise DataError(f"{folder}: its arrays are gone. Restore them, or move the folder away and begin again.")
+            raise DataError(f"{folder}: its arrays are gone. Restore them, or move the folder away.")
         yield _Journal(journal, before, check), lines
 
 
