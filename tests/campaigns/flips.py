@@ -267,7 +267,7 @@ def parts(place: Place) -> dict[str, Part]:
     }
 
 
-SHORT = {"report": 24, "predict": 6, "resume": 6, "plan": 4}
+SHORT = {"report": 8, "predict": 3, "resume": 3, "plan": 2}
 
 
 def run(place: Place, given: Given, names: Sequence[str] = tuple(TRIES)) -> int:
