@@ -434,7 +434,7 @@ def test_a_cell_of_another_data_set_with_as_many_answers_is_refused(tmp_path: Pa
 
 def test_a_cell_without_its_last_checkpoint_is_refused(tmp_path: Path) -> None:
     folder = cell_folder(tmp_path / "softmax-s0-0123456789", fresh())
-    write_json(folder / "result.json", {"steps": 50})
+    write_json(folder / "result.json", RESULT | {"steps": 50})
     refused(str(folder), "checkpoint of step 40, and was finished at step 50")
 
 
