@@ -100,8 +100,8 @@ def content(cell: Path) -> dict[str, Any]:
 
 
 def lasting(plain: dict[str, Any]) -> dict[str, Any]:
-    """Without what no second run repeats: how long it took, and the digests of what says that."""
-    return {name: value for name, value in plain.items() if name not in ("seconds", "check", "files")}
+    """Without what no second run repeats, or one under another name: how long it took, and digests of that."""
+    return {name: value for name, value in plain.items() if name not in ("seconds", "check", "files", "id")}
 
 
 def write_thin_study(path: Path, *ids: str, cell: Cell | None = None) -> StudyFolder:

@@ -383,8 +383,9 @@ def test_corrupt_checkpoint_is_named(data: Path, tmp_path: Path, whole: Path) ->
     done = ablate(
         "run", "--data", data, "--no-ray", "--variants", "softmax,span", cwd=tmp_path, small=True, expect=1
     )
-    assert "has no checkpoint that is whole" in done.stderr
-    assert f"Delete {tmp_path}/runs/demo/{start}" in done.stderr
+    assert f"runs/demo/{start}/checkpoint" in done.stderr
+    assert "is not the model that the cell ended with" in done.stderr
+    assert "--rerun-damaged" in done.stderr
 
 
 def _study(folder: Path) -> dict:

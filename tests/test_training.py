@@ -23,7 +23,7 @@ from suite.data.generate import write_pretrained
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError
 from suite.models.pretrained import identity
-from suite.plan import Job, Workplace
+from suite.plan import Job, Workplace, keep_plugins
 from suite.pruning import kept_layers
 from suite.pulse import Progress
 from suite.records import CellFolder, StudyFolder, read_lines
@@ -60,7 +60,8 @@ class Bench:
         plugins: tuple[str, ...] = (),
         pretrained: str | None = None,
     ) -> bool:
-        workplace = Workplace(str(self.folder.path), str(self.data), plugins)
+        kept = keep_plugins(self.folder, list(map(Path, plugins)))
+        workplace = Workplace(str(self.folder.path), str(self.data), kept)
         return run_cell(Job(name, cell, "row", start, pretrained), workplace, report)
 
     def finished(self, cell: Cell, name: str = "cell", **options: Any) -> CellFolder:
@@ -413,7 +414,7 @@ def test_an_error_in_the_code_is_recorded_with_its_message_and_line(
     assert failure == {
         "kind": "code",
         "message": "RuntimeError: the fifth step",
-        "where": f"{path}:{line}",
+        "where": f"{keep_plugins(bench.folder, [path])[0]}:{line}",
         "log": str(bench.folder.cell("cell").log),
     }
 
