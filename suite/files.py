@@ -301,12 +301,17 @@ def _loads(content: bytes, ending: re.Pattern[bytes]) -> Any:
     """The value of JSON text without its check, which is held against the text: ValueError where that is not so."""
     found = ending.search(content, max(0, len(content) - 64))
     if found is None:  # Nobody vouches for it: a hand, or an older engine, wrote it.
-        return json.loads(content, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+        return strict_json(content)
     if _check(content[: found.start()]) != found[1].decode():
         raise ValueError("its check is of other content")
     value = json.loads(content)
     del value["check"]
     return value
+
+
+def strict_json(text: str | bytes) -> Any:
+    """What a JSON text holds. Raises ValueError, also for NaN, infinity and a name that an object has twice."""
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
 
 
 def _refuse(constant: str) -> Any:

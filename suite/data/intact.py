@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -49,23 +49,6 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def parse_json(text: str) -> Any:
-    """What a JSON text holds. Raises ValueError, also for NaN, infinity and a name that an object has twice."""
-    return json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"an object has {next(name for name in names if names.count(name) > 1)!r} twice")
-    return found
 
 
 def mapped(path: Path, advice: str) -> np.ndarray:

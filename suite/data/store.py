@@ -50,10 +50,10 @@ from suite.data.intact import (
     file_checksum,
     image_checksum,
     mapped,
-    parse_json,
     reading,
     size_of,
 )
+from suite.files import strict_json
 from suite.records import settle
 
 FORM = 1  # of the files above; a reader of another form refuses the folder
@@ -427,7 +427,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{folder} is incomplete: dataset.json, which is written last, is missing. {_advice(folder)}"
         )
     with reading(path, _advice(folder)):
-        information = parse_json(path.read_text(encoding="utf-8"))
+        information = strict_json(path.read_text(encoding="utf-8"))
         if (form := information["form"]) != FORM:
             raise DataError(
                 f"{folder} has form {form} of a data set; this program reads form {FORM}. Use the version of it "
@@ -488,7 +488,7 @@ def _check_description(information: dict[str, Any]) -> None:
 def _opened(folder: Path, information: dict[str, Any]) -> DataSet:
     advice = _advice(folder)
     with reading(folder / "answers.json", advice):
-        answers = parse_json((folder / "answers.json").read_text(encoding="utf-8"))
+        answers = strict_json((folder / "answers.json").read_text(encoding="utf-8"))
         if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
             raise ValueError("expected a list of texts")
         if len(answers) != information["answers"] or len(set(answers)) != len(answers):

@@ -39,8 +39,8 @@ from torch import Tensor
 
 from suite import checkpoints
 from suite.attention import Variant
-from suite.data.intact import parse_json
 from suite.errors import UserError
+from suite.files import strict_json
 from suite.models.lxmert import LxmertConfig, LxmertForQuestionAnswering, is_variants_own
 from suite.records import CellFolder, read_lines
 
@@ -632,7 +632,7 @@ def _trouble(error: Exception, path: Path) -> int | None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return strict_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}). It is damaged: get it again.") from None
 

@@ -19,9 +19,9 @@ import pyarrow.parquet
 import pytest
 from small_set import LABELS, content, flipped, sealed
 
-from suite.data.intact import parse_json
 from suite.data.store import ARRAYS, FILES, SMALL, DataError, already_prepared, open_dataset, write_dataset
 from suite.data.verify import verify_dataset
+from suite.files import strict_json
 
 ROWS = np.arange(len(LABELS))
 
@@ -470,5 +470,5 @@ def test_a_description_that_is_none_is_one_sentence(small: Path, changes: dict[s
 def test_json_is_strict() -> None:
     for text in ("NaN", "[Infinity]", '{"a": -Infinity}', '{"a": 1, "a": 1}', '[{"b": {"a": 1, "a": 2}}]'):
         with pytest.raises(ValueError, match=r"is no number|twice"):
-            parse_json(text)
-    assert parse_json('{"a": [1, {"a": 2.5}]}') == {"a": [1, {"a": 2.5}]}
+            strict_json(text)
+    assert strict_json('{"a": [1, {"a": 2.5}]}') == {"a": [1, {"a": 2.5}]}
