@@ -5,11 +5,14 @@ The checkpoints here are made of transformers' ``LxmertForPreTraining``, with LX
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import errno
+import io
 import json
 import os
 import pickle
+import pickletools
 import resource
 import subprocess
 import sys
@@ -996,6 +999,21 @@ def test_a_damaged_file_is_refused_or_loaded_right(
         trial.outcome(source.get(name, path))
     finally:
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("listed", [slice(0, 0), slice(0, -1), slice(None, None, -1)])
+def test_an_old_file_whose_list_of_storages_is_damaged_is_refused(trial: Trial, listed: slice) -> None:
+    """torch.load gives tensors that nothing filled, or the numbers of others."""
+    content = trial.files["old.pth"]
+    file = io.BytesIO(content)
+    for _ in range(4):
+        collections.deque(pickletools.genops(file), 0)
+    begins = file.tell()
+    keys = pickle.load(file)
+    path = trial.folder / "list.pth"
+    path.write_bytes(content[:begins] + pickle.dumps(keys[listed], 2) + content[file.tell() :])
+    with pytest.raises(UserError, match="damaged or not whole"):
+        _read_tensors(path)
 
 
 @pytest.mark.parametrize("source", ["zip.pth", "old.pth", "model.safetensors", ""])

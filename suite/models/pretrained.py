@@ -25,12 +25,13 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -591,6 +592,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Of how old a file is; it loads, or is refused here.
                 tensors = torch.load(path, map_location="cpu", weights_only=True)
+            if not zipfile.is_zipfile(path):
+                _check_filled(path)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         raise UserError(
@@ -614,6 +617,41 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is no state dict. Expected names with tensors; received {held}. Save the model's own."
         )
     return dict(tensors)
+
+
+def _check_filled(path: Path) -> None:
+    """Raises ValueError where torch leaves tensors of an old file, which is no zip, unfilled.
+
+    It takes the file's list of what follows as it stands; a tensor that is not in it keeps what its memory held."""
+    with path.open("rb") as file:
+        for _ in range(3):  # Magic number, version, system.
+            _Names(file).load()
+        held = _Names(file)
+        held.load()
+        listed = _Names(file).load()
+    if listed != sorted(held.keys):
+        raise ValueError(f"it lists {len(listed)} storages, and its tensors are in {len(held.keys)}, or others")
+
+
+class _Names(pickle.Unpickler):
+    """Reads which storages a pickle of torch names; makes nothing that it asks for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.keys: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> type[_Nothing]:
+        return _Nothing
+
+    def persistent_load(self, pid: Any) -> None:
+        self.keys.add(pid[2])
+
+
+class _Nothing(dict[Any, Any]):
+    """Stands for every object of a pickle."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__()
 
 
 def _trouble(error: Exception, path: Path) -> int | None:
