@@ -27,6 +27,7 @@ from suite.config import Cell, ModelSize, Placement, Protocol, only_layers, to_p
 from suite.data.store import open_dataset
 from suite.engine import check_placement
 from suite.errors import UserError
+from suite.plan import keep_plugins
 from suite.records import CellFolder, StudyFolder, read_lines
 from suite.training import build_model, predict
 
@@ -122,11 +123,12 @@ class Pair:
 
     def train(self, name: str, cell: Cell, placement: dict[str, Any], leave_at: int = 0, plugin: str = "") -> None:
         task = {"study": str(self.study.path), "data": str(self.data), "id": name, "cell": to_plain(cell)}
-        self.tasks.append(task | {"placement": placement, "leave_at": leave_at, "plugins": [plugin] * bool(plugin)})
+        kept = keep_plugins(self.study, [Path(plugin)] if plugin else [])
+        self.tasks.append(task | {"placement": placement, "leave_at": leave_at, "plugins": kept})
 
     def run(self) -> None:
         file = self.study.path / "tasks.json"
-        file.parent.mkdir(parents=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(self.tasks))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
