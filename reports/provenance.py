@@ -26,9 +26,10 @@ from suite.records import RecordError, read_json, read_lines, write_json
 NAME = "provenance.json"
 OF_ONE_RUN: Mapping[str, frozenset[str]] = {
     "config.json": frozenset({"hardware", "placement"}),
-    "result.json": frozenset({"seconds"}),
+    "result.json": frozenset({"seconds", "files"}),
     "metrics.jsonl": frozenset({"seconds"}),
     "failure.json": frozenset({"where", "log"}),
+    "manifest.json": frozenset({"lines"}),
 }
 """Fields of the others that no second run repeats."""
 PACKAGES = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy")

@@ -323,7 +323,8 @@ def test_a_cell_that_takes_all_memory_fails_alone(place: Place, tmp_path: Path) 
         runs, "--cpus=1", "--plugin", plugin,
         variants="softmax,greedy", steps=40, environment=place.environment | limit,
     )  # fmt: skip
-    assert "low on memory" in ended(process, 1)
+    said = ended(process, 1)
+    assert "low on memory" in said, said
     failures = [json.loads(path.read_text()) for path in runs.glob("demo/*/failure.json")]
     assert [failure["kind"] for failure in failures] == ["out of memory"]
     assert "died 3 times" in failures[0]["message"]

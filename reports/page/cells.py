@@ -31,7 +31,8 @@ def cell_data(cell: CellRecord, label: str, learned: Sequence[str], measured: bo
     config = record.config() if (cell.folder / "config.json").exists() else {}
     sections = _configuration(cell.configuration)
     if cell.result is not None:
-        result = {name: value for name, value in cell.result.items() if measured or name != "seconds"}
+        left_out = ("files",) if measured else ("files", "seconds")  # Digests tell a reader nothing.
+        result = {name: value for name, value in cell.result.items() if name not in left_out}
         counts = result["uncounted_operators"].items()
         result["uncounted_operators"] = [f"{name.rpartition('::')[2]} {count}" for name, count in counts]
         sections.insert(0, _facts("Result", _flat(result)))

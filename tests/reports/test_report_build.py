@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from reports.build import build
-from suite.records import StudyFolder
+from suite.files import digest
+from suite.records import CellFolder, StudyFolder, read_lines
 
 MakeStudy = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -55,8 +56,13 @@ def test_without_what_is_measured_the_bytes_do_not_tell_how_long_it_took(
     study = make_study(names=["softmax-s0", "layerdrop-s0", "softmax-blind-s0"])
     build(study, tmp_path / "one", measured=False)
     for path in study.glob("*/result.json"):
-        result = json.loads(path.read_text())
-        path.write_text(json.dumps(result | {"seconds": 7 * result["seconds"]}))
+        record, result = CellFolder(path.parent), json.loads(path.read_text())
+        evaluations = read_lines(record.path / "metrics.jsonl")
+        for one in evaluations:
+            one["seconds"] *= 7
+        (record.path / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in evaluations))
+        digests = {"metrics.jsonl": digest(record.path / "metrics.jsonl")}
+        path.write_text(json.dumps(result | {"seconds": 7 * result["seconds"], "files": digests}))
     text = build(study, tmp_path / "two", measured=False)
     one, two = written(tmp_path / "one"), written(tmp_path / "two")
     assert one == two
