@@ -106,16 +106,20 @@ def _run(arguments: argparse.Namespace) -> int:
             folder.cell(job.id).tidy()
     sweep(folder.path)
     folder.sweep()
-    wrong = 0
+    wrong = 0 if arguments.no_report else _reported(folder)
+    return _digest(folder, [job.id for job in planned.missing], len(planned.chosen), arguments.words) or wrong
+
+
+def _reported(folder: StudyFolder) -> int:
+    """Builds and prints the report; the exit code that it gives."""
     try:
         text = _build_report(folder)
     except UserError as error:  # The cells that failed are told all the same.
         say(f"ablate: {error}")
-        wrong = 2
-    else:
-        let_go()
-        print(text)
-    return _digest(folder, [job.id for job in planned.missing], len(planned.chosen), arguments.words) or wrong
+        return 2
+    let_go()
+    print(text)
+    return 0
 
 
 def _launch(
@@ -774,6 +778,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="tell it the evaluations too; several by repeating",
+    )
+    run.add_argument(
+        "--no-report", action="store_true", help="leave the report as it is: `ablate report` builds it"
     )
     run.add_argument("--rerun-stale", action="store_true", help="train cells of another engine again")
     run.add_argument(

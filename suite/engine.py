@@ -60,7 +60,8 @@ def restore_defaults() -> None:
     torch.set_flush_denormal(False)
     torch.set_grad_enabled(True)
     torch.set_anomaly_enabled(False)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # To say so again takes a second: it imports torch's compiler.
+        torch.use_deterministic_algorithms(False)
     torch.set_float32_matmul_precision("highest")
     torch.backends.mkldnn.enabled = True
     torch.backends.cudnn.enabled = True

@@ -70,11 +70,13 @@ def write_small_data(folder: Path, picture: str = "") -> Path:
     return folder
 
 
-def run_command(runs: Path, data: Path, *more: object, variants: str = VARIANTS, **settings: object) -> list[str]:
+def run_command(
+    runs: Path, data: Path, *more: object, variants: str = VARIANTS, report: bool = False, **settings: object
+) -> list[str]:
     """`ablate run` of the small grid; ``settings`` are fields of every cell."""
     parts = [f"--set={name}={value}" for name, value in (SETTINGS | settings).items()]
     command = [sys.executable, "-m", "suite", "run", f"--runs={runs}", f"--data={data}", f"--variants={variants}"]
-    return [*command, *parts, *map(str, more)]
+    return [*command, *parts, *map(str, more), *([] if report else ["--no-report"])]
 
 
 def cells(study: Path) -> dict[str, Path]:

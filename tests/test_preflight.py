@@ -244,6 +244,7 @@ class Place:
     def command(self, *arguments: object) -> list[str]:
         plugin = ["--plugin", str(self.folder / "plugin.py")]
         words = [*arguments, "tiny", "--data", self.data, "--address", self.cluster.address, *plugin]
+        words += ["--no-report"] if arguments[0] == "run" else []
         return [sys.executable, "-m", "suite", *map(str, words)]
 
     def ablate(self, *arguments: object, expect: int) -> subprocess.CompletedProcess[str]:

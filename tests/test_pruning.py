@@ -308,7 +308,7 @@ def test_plan_and_status_say_what_is_evaluated_only(
 def test_a_second_run_evaluates_nothing_again(
     runs: tuple[Path, list[str]], data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "shallow", "--no-ray", "--data", str(data_folder), *runs[1]]) == 0
+    assert main(["run", "shallow", "--no-ray", "--no-report", "--data", str(data_folder), *runs[1]]) == 0
     assert "nothing to run" in capsys.readouterr().err
 
 

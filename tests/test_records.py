@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from suite import checkpoints
 from suite.config import Cell, Protocol, to_plain
+from suite.files import checked_lines, parse_json, parse_lines, write_document
 from suite.records import (
     CellFolder,
     RecordError,
@@ -87,6 +89,34 @@ def test_a_number_that_json_does_not_have_is_not_written(cell: CellFolder) -> No
         cell.write_result(RESULT | {"seconds": float("inf")})
     assert cell.metrics().empty
     assert cell.state == "started"
+
+
+def flipped(content: bytes) -> Iterator[bytes]:
+    """With each bit the other way, in turn."""
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        yield bytes(changed)
+
+
+def test_no_flipped_bit_of_a_document_passes_for_what_was_written(tmp_path: Path) -> None:
+    """Neither one of its check, or of that one's name."""
+    path, value = tmp_path / "one.json", {"accuracy": 61.25, "answer": "two"}
+    write_document(path, value)
+    whole = path.read_bytes()
+    assert parse_json(path, whole) == value
+    for changed in flipped(whole.removesuffix(b"\n")):
+        with pytest.raises(RecordError, match="not JSON as it was written"):
+            parse_json(path, changed)
+
+
+def test_no_flipped_bit_of_a_line_passes_for_what_was_written(tmp_path: Path) -> None:
+    line = {"split": "test-dev", "score": 61.25}
+    whole = checked_lines([line])
+    assert parse_lines(tmp_path / "one.jsonl", whole) == [line]
+    for changed in flipped(whole.removesuffix(b"\n")):
+        with pytest.raises(RecordError, match="not JSON as it was written"):
+            parse_lines(tmp_path / "one.jsonl", changed + b"\n")
 
 
 def test_a_line_that_a_kill_cut_off_is_left_out(cell: CellFolder) -> None:

@@ -355,7 +355,7 @@ def test_a_kill_and_ray_leave_the_same_trials_and_the_same_winner(
     alone: Place, tmp_path: Path, data_folder: Path
 ) -> None:
     place = Place(tmp_path, data_folder, plugin_text())
-    process = place.start("--no-ray")
+    process = place.start("--no-ray", "--no-report")
     try:
         until = time.monotonic() + 120
         while not any(place.study.path.glob("noisy-s1003-*/checkpoint/step-*")):
@@ -366,7 +366,7 @@ def test_a_kill_and_ray_leave_the_same_trials_and_the_same_winner(
         process.kill()
         process.communicate()
     assert place.search["winner"] is None
-    again = place.start("--cpus", "1")
+    again = place.start("--cpus", "1", "--no-report")
     _, said = again.communicate(timeout=200)
     assert again.returncode == 0, said
     assert place.numbers() == alone.numbers()

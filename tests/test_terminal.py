@@ -68,7 +68,7 @@ def test_a_run_folder_from_elsewhere_moves_no_terminal(
 def small_study(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
     """A study of one finished row and its start."""
     runs = tmp_path_factory.mktemp("small") / "runs"
-    command = run_command(runs, data_folder, "--no-ray", variants="softmax", steps=2, evaluations=1)
+    command = run_command(runs, data_folder, "--no-ray", variants="softmax", report=True, steps=2, evaluations=1)
     # As from the cell of a notebook whose packages are not installed here.
     notebook = {"MPLBACKEND": "module://matplotlib_inline.not_here", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=os.environ | notebook, capture_output=True, text=True, timeout=300)

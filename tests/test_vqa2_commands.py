@@ -50,7 +50,7 @@ def test_from_the_files_to_the_servers_answer(here: Path, capsys: pytest.Capture
     assert "prepared 16 of 16 pictures" in prepared.err
     assert main(["data", "verify", "vqa2"]) == 0
 
-    run = ["run", "paper", "--no-ray", "--variants", "softmax,span", "--seeds", "2", *settings()]
+    run = ["run", "paper", "--no-ray", "--no-report", "--variants", "softmax,span", "--seeds", "2", *settings()]
     assert main(run) == 0
     capsys.readouterr()
     assert main(["status", "paper", "--json"]) == 0
@@ -85,7 +85,7 @@ def test_the_official_accuracy_of_a_result_file_is_that_of_the_record(
 ) -> None:
     """Of the questions of minival, out of the official annotations of all of val."""
     main(["data", "prepare", "vqa2", "--from", "lxmert"])
-    main(["run", "paper", "--no-ray", "--variants", "softmax", *settings()])
+    main(["run", "paper", "--no-ray", "--no-report", "--variants", "softmax", *settings()])
     (result,) = Path("runs/paper").glob("softmax-s0-*/result.json")
     cell = result.parent.name
     capsys.readouterr()

@@ -139,7 +139,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
     for name, more in options.items():
         with (folder / f"{name}.txt").open("w") as out:
             processes[name] = subprocess.Popen(
-                [*command, "--runs", folder / name, *more],
+                [*command, "--runs", folder / name, "--no-report", *more],
                 stdout=out, stderr=out, env=os.environ | {"ABLATE_TEST": mark, "TMPDIR": str(temporary)},
             )  # fmt: skip
     codes = {name: process.wait(timeout=900) for name, process in processes.items()}

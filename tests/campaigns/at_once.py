@@ -13,7 +13,7 @@ from typing import Any
 import warm
 from place import Given, Place, conclude, told
 
-REPORTS, SHORT = 50, 10
+REPORTS, SHORT = 50, 4
 """Side by side."""
 LIMIT = 1800.0
 """Seconds: fifty reports share what cores there are."""

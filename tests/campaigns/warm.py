@@ -225,7 +225,7 @@ def study_words(runs: Path, data: Path, *more: object, variants: str = "softmax"
     from small_grid import run_command
 
     chosen = {"steps": 6, "evaluations": 2} | settings
-    return run_command(runs, data, "--no-ray", *more, variants=variants, **chosen)[3:]
+    return run_command(runs, data, "--no-ray", *more, variants=variants, report=True, **chosen)[3:]
 
 
 def draw_once() -> None:
