@@ -7,9 +7,9 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/ablate run
 
-# One process of tests per core, each taking whole files: their fixtures are made once.
+# Some processes of tests, each taking whole files: their fixtures are made once.
 test: .venv/installed
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Mutated inputs of every reader, 2,700 of them.
 fuzz: .venv/installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,23 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=300)
 hypothesis.settings.load_profile("suite")
+
+
+LONG = (
+    *("cluster", "cli", "campaigns", "chaos", "engine", "workers", "report_demo", "preflight", "search"),
+    *("readme_cluster", "vqa2_commands", "bench_grid"),
+)
+"""Files that take minutes, the longest first: they begin first, so that those that end last are short."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem.removeprefix("test_"), len(places)))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: launches, clusters and browsers wait for most of their time."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")
