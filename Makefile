@@ -1,15 +1,20 @@
-# make run: the whole demo. make test: every test. Both set up .venv first.
+# make run: the whole demo. make test: what a change is likely to break. Both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check gpu bench rehearsal fuzz chaos faults kills stalls flips hostile at-once scale lock clean
+.PHONY: run test test-all check gpu bench rehearsal fuzz chaos faults kills stalls flips hostile at-once scale lock clean
 
 run: .venv/installed
 	$(BIN)/ablate run
 
 # Some processes of tests, each taking whole files: their fixtures are made once.
+TESTS = $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 test: .venv/installed
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m "not long"
+
+# With launches and faults that take a minute each: an hour on two cores.
+test-all: .venv/installed
+	$(TESTS)
 
 # Mutated inputs of every reader, 2,700 of them.
 fuzz: .venv/installed

@@ -155,6 +155,7 @@ def test_ray_leaves_the_records_that_one_process_leaves(
     assert not list(tmp_path.glob("runs/demo/.ray*"))
 
 
+@pytest.mark.long
 def test_killed_grid_continues_to_the_same_records(whole: Path, data: Path, tmp_path: Path, stray: None) -> None:
     """kill -9 of the command and its workers, twice, at moments when cells are half done."""
     for wanted in (1, 4):

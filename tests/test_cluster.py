@@ -188,6 +188,7 @@ def test_a_cell_whose_worker_is_told_to_leave_goes_on_elsewhere_and_drain_ends_t
     assert not differences(runs / "demo", expected)
 
 
+@pytest.mark.long
 def test_a_second_launch_waits_for_the_cells_of_the_first(
     place: Place, expected: Path, cluster: LocalCluster, runs: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_second_launch_waits_for_the_cells_of_the_first(
     assert len(artifact_names(cluster) - before) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_node_that_comes_later_with_other_code_trains_nothing(
     place: Place, tmp_path: Path, runs: Path, workers: int
@@ -229,7 +231,10 @@ def artifact_names(cluster: LocalCluster) -> set[str]:
     return {path.name for path in cluster.folder.glob("*/session_*/artifacts/*/*")}
 
 
-@pytest.mark.parametrize(("how", "number"), [("--cpus=1", signal.SIGINT), ("--no-ray", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [("--cpus=1", signal.SIGINT), pytest.param("--no-ray", signal.SIGTERM, marks=pytest.mark.long)],
+)
 def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
     place: Place, expected: Path, runs: Path, how: str, number: signal.Signals
 ) -> None:
@@ -245,6 +250,7 @@ def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
     assert not differences(runs / "demo", expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_launch_that_is_told_to_stop_while_ray_starts_leaves_nothing_of_it(
     place: Place, runs: Path, number: signal.Signals
@@ -256,7 +262,7 @@ def test_a_launch_that_is_told_to_stop_while_ray_starts_leaves_nothing_of_it(
     assert not place.strays()
 
 
-@pytest.mark.parametrize("how", ["--cpus=1", "--no-ray"])
+@pytest.mark.parametrize("how", [pytest.param("--cpus=1", marks=pytest.mark.long), "--no-ray"])
 def test_a_terminal_that_is_closed_does_not_keep_the_cells_from_their_checkpoints(
     place: Place, runs: Path, how: str
 ) -> None:
@@ -308,6 +314,7 @@ class Greedy(Variant):
 """A method that takes more and more memory."""
 
 
+@pytest.mark.long
 def test_a_cell_that_takes_all_memory_fails_alone(place: Place, tmp_path: Path) -> None:
     """Ray ends a worker where its node runs low, and the others go on."""
     memory, left = psutil.virtual_memory(), 6 << 30  # What other tests take meanwhile must not count.
@@ -332,6 +339,7 @@ def test_a_cell_that_takes_all_memory_fails_alone(place: Place, tmp_path: Path) 
     assert not place.strays()
 
 
+@pytest.mark.long
 def test_a_pipe_that_nobody_reads_does_not_end_the_launch(place: Place, expected: Path, runs: Path) -> None:
     """As of a `tee` or `less` that has ended."""
     process = place.start(runs, "--cpus=1")
@@ -353,6 +361,7 @@ def test_nohup_is_heard(place: Place, runs: Path) -> None:
     ended(process)
 
 
+@pytest.mark.long
 def test_hung_and_dying_workers_leave_the_others_alone(place: Place, tmp_path: Path) -> None:
     """One that sleeps for ever, once, and one that dies always; in one launch, and both beside softmax."""
     runs, once = tmp_path / "runs", tmp_path / "once"
@@ -385,6 +394,7 @@ def test_hung_and_dying_workers_leave_the_others_alone(place: Place, tmp_path: P
     assert not place.strays()
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_for_a_while_is_waited_for(place: Place, expected: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

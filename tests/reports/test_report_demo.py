@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from chromium import opened_browser
 
+pytestmark = pytest.mark.long
 FEW = {"steps": 4, "evaluations": 1, "batch_size": 16, "width": 16, "heads": 2, "intermediate": 16}
 SEEDS = 3
 ROWS = (
