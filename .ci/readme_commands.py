@@ -18,6 +18,8 @@ REDUCED = {
     "paper": f"{FEW} --set batch_size=4 --set width=32 --set heads=2 --set intermediate=64",
 }
 """For the commands that plan or run a study, by its name; the first for all others."""
+REPORTED = ("ablate run", "ablate run paper")
+"""Runs whose report a command of its own builds."""
 # make run is this command behind an installation that CI has done; the tests are CI's next step.
 COVERED = {"make run": "ablate run", "make test": None}
 
@@ -38,6 +40,8 @@ def main(folder: Path) -> None:
                 if command is not None:
                     study = re.match(r"ablate (?:run|plan) ?(\w*)", command)
                     reduced = REDUCED.get(study[1], REDUCED[""]) if study else ""
+                    if study and study[0].rstrip() in REPORTED:
+                        reduced += " --no-report"
                     reduced += (
                         f"--rounds 1 --cells {cell(folder, 'demo')}" if command == "ablate bench cost" else ""
                     )
