@@ -146,6 +146,7 @@ def test_report_needs_nothing_but_records(whole: Path) -> None:
         assert measured[name] == result["accuracy"]["test"]
 
 
+@pytest.mark.long
 def test_ray_leaves_the_records_that_one_process_leaves(
     whole: Path, data: Path, tmp_path: Path, stray: None
 ) -> None:

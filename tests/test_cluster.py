@@ -231,9 +231,10 @@ def artifact_names(cluster: LocalCluster) -> set[str]:
     return {path.name for path in cluster.folder.glob("*/session_*/artifacts/*/*")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "number"),
-    [("--cpus=1", signal.SIGINT), pytest.param("--no-ray", signal.SIGTERM, marks=pytest.mark.long)],
+    [("--cpus=1", signal.SIGINT), ("--no-ray", signal.SIGTERM)],
 )
 def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
     place: Place, expected: Path, runs: Path, how: str, number: signal.Signals

@@ -113,7 +113,7 @@ def test_a_launch_on_one_machine_is_its_user_s_alone(
             [sys.executable, "-c", STRANGER, has["address"], str(token)], capture_output=True, text=True, timeout=60
         )
         refused = {name: error for name, _, error in (line.rpartition(": ") for line in tried.stdout.splitlines())}
-        assert refused == dict.fromkeys(refused, "PermissionError") | {"join": "AuthenticationError"}
+        assert refused == dict.fromkeys(refused, "PermissionError") | {"join": "AuthenticationError"}, tried.stderr
         assert len(refused) == 7, tried.stderr
     answer, _ = process.communicate("\n", timeout=60)
     assert json.loads(answer) == {

@@ -326,6 +326,7 @@ def test_a_run_waits_for_a_node_that_can_hold_a_cell(waited: tuple[Place, list[s
     assert set(gpus_seen(place.cells())) <= {"GPUs: 0", "GPUs: 1"}
 
 
+@pytest.mark.long
 def test_two_cells_share_a_gpu(waited: tuple[Place, list[str]]) -> None:
     place, _ = waited
     before = place.cells()

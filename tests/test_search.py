@@ -351,6 +351,7 @@ def test_the_tables_have_the_winner_and_say_how_it_was_found(alone: Place) -> No
     assert not [trial for trial in alone.search["trials"] if trial in table]
 
 
+@pytest.mark.long
 def test_a_kill_and_ray_leave_the_same_trials_and_the_same_winner(
     alone: Place, tmp_path: Path, data_folder: Path
 ) -> None:

@@ -30,7 +30,7 @@ from suite.training import NotFinite
 from suite.workers import Failure, train_on_workers
 
 # One launch for all of them, whichever process of tests they run in.
-pytestmark = pytest.mark.xdist_group("workers")
+pytestmark = [pytest.mark.xdist_group("workers"), pytest.mark.long]
 
 STUDY = '''
 import contextlib

@@ -38,6 +38,7 @@ def test_it_is_between_what_no_placement_beats_and_what_any_greedy_one_keeps(
     assert least * 0.999999 <= taken <= (2 - 1 / slots) * least * 1.000001
 
 
+@pytest.mark.long
 def test_a_launch_of_empty_cells_is_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "suite", "bench", "grid", "--cells", "2", "--slots", "2", "--out", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -69,8 +69,7 @@ def tried(place: Place, one: tuple[int, Call, str], state: Path | None) -> dict[
 SHORT = (
     *("^kill at .*write .*study.json", "^kill at .*open .*lease/", "^kill at .*write .*lease/"),
     *("^kill at .*rename .*checkpoint/step-", "^kill at .*rename .*result.json", "^kill-half.*write .*metrics"),
-    *("^kill at .*write .*index.html", "^kill at .*write .*figures/", "^E.* at .*metrics", "^E.* at .*study.json"),
-    *("^E.* at .*open .*checkpoint", "^kill at .*rename .*study.json"),
+    *("^kill at .*write .*index.html", "^E.* at .*metrics", "^E.* at .*open .*checkpoint"),
 )
 
 
