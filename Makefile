@@ -12,7 +12,7 @@ TESTS = $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 test: .venv/installed
 	$(TESTS) -m "not long"
 
-# With launches and faults that take a minute each: an hour on two cores.
+# Also the longest launches and faults, of which some take minutes.
 test-all: .venv/installed
 	$(TESTS)
 

@@ -232,10 +232,7 @@ def artifact_names(cluster: LocalCluster) -> set[str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("how", "number"),
-    [("--cpus=1", signal.SIGINT), ("--no-ray", signal.SIGTERM)],
-)
+@pytest.mark.parametrize(("how", "number"), [("--cpus=1", signal.SIGINT), ("--no-ray", signal.SIGTERM)])
 def test_a_launch_that_is_told_to_stop_writes_checkpoints_first(
     place: Place, expected: Path, runs: Path, how: str, number: signal.Signals
 ) -> None:

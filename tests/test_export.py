@@ -140,17 +140,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Iterato
     sealed(dataset.folder, tokenizer=hashlib.sha256(text.encode()).hexdigest())
     plugin = folder / "plugin.py"
     plugin.write_text(STUDY)
-    run = [
-        "run",
-        "small",
-        "--no-ray",
-        "--no-report",
-        "--runs",
-        str(folder / "runs"),
-        "--data",
-        str(folder / "data"),
-    ]
-    assert main([*run, "--plugin", str(plugin)]) == 0
+    places = ["--runs", str(folder / "runs"), "--data", str(folder / "data")]
+    assert main(["run", "small", "--no-ray", "--no-report", *places, "--plugin", str(plugin)]) == 0
     yield Runs(StudyFolder(folder / "runs/small"), folder / "data", plugin)
     registry._from_plugins.clear()
     registry._plugin_files.clear()
