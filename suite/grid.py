@@ -187,7 +187,7 @@ class Grid(Searcher):
             self.display.lost(job, f"{fault.kind} at checkpoint {step}")
             return
         # Not of a cell that another launch runs, or has finished meanwhile.
-        with contextlib.suppress(OSError), held(record.path, self.workplace.launch) as record.guard:
+        with contextlib.suppress(OSError, RecordError), held(record.path, self.workplace.launch) as record.guard:
             if record.guard is not None and record.state != "finished":
                 record.write_failure(
                     {

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from suite import process
-from suite.files import read_bytes
+from suite.files import check_no_link, read_bytes
 from suite.process import machine
 
 BEAT = 2.0
@@ -78,9 +78,11 @@ class Lease:
     def take(self, waiting: Callable[[Holder | None], None] = lambda holder: None) -> None:
         """Returns once the cell is this process's; ``waiting`` is told, again and again, for whom it waits.
 
-        None stands for one whose name does not read. Raises OSError where the folder cannot be written, and what
-        ``waiting`` raises.
+        None stands for one whose name does not read. Raises OSError where the folder cannot be written, RecordError
+        where there is a link in it, and what ``waiting`` raises.
         """
+        for path in (self.folder, *self.folder.glob("*"), *self.folder.glob("*/*")):
+            check_no_link(path.parent, path)
         seen, since = None, time.monotonic()
         while True:
             number, token = _newest(self.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -405,6 +406,23 @@ def test_several_launches_may_look_at_a_run_folder_at_once(tmp_path: Path) -> No
 def test_a_run_folder_that_can_be_written_is_left_empty(tmp_path: Path) -> None:
     check_folder(tmp_path / "new" / "runs")
     assert list((tmp_path / "new" / "runs").iterdir()) == []
+
+
+def test_a_look_at_a_run_folder_leaves_nothing_where_removing_it_fails_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, failed = Path.unlink, []
+
+    def fails_once(path: Path, missing_ok: bool = False) -> None:
+        if not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        remove(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fails_once)
+    check_folder(tmp_path)
+    assert failed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_plugins_are_kept_in_the_studys_folder(plugin: Callable[..., Path], tmp_path: Path) -> None:

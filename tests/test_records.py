@@ -18,6 +18,7 @@ import torch
 from suite import checkpoints
 from suite.config import Cell, Protocol, to_plain
 from suite.files import checked_lines, parse_json, parse_lines, write_document
+from suite.lease import Lease
 from suite.records import (
     CellFolder,
     RecordError,
@@ -451,3 +452,26 @@ def test_tidying_leaves_alone_what_is_not_the_suite_s(cell: CellFolder) -> None:
     kept = sorted(path for path in cell.path.rglob("*") if path.name != ".result.json.17")
     cell.tidy()
     assert sorted(cell.path.rglob("*")) == kept
+
+
+@pytest.mark.parametrize("link", ["lease", "lease/000001", "lease/000001/token"])
+def test_who_runs_a_cell_is_written_where_no_link_leads(cell: CellFolder, tmp_path: Path, link: str) -> None:
+    """Not by tidying, by setting aside or by what is added to a finished record."""
+    cell.write_config({})
+    cell.write_result(RESULT)
+    outside = tmp_path / "outside"
+    (outside / "000001" / "token").mkdir(parents=True)
+    (outside / "000001.json").touch()
+    before = sorted(outside.rglob("*"))
+    (cell.path / link).parent.mkdir(parents=True, exist_ok=True)
+    (cell.path / link).symlink_to(outside)
+    for writes in (
+        cell.tidy,
+        cell.set_aside,
+        lambda: cell.append("submissions", [{"split": "test", "sha256": ""}]),
+        lambda: Lease(cell.path).take(),
+    ):
+        with pytest.raises(RecordError, match=f"{link} is a link"):
+            writes()
+        assert sorted(outside.rglob("*")) == before
+    assert cell.state == "finished"

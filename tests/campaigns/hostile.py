@@ -217,6 +217,10 @@ def attacks() -> list[Attack]:
             found.append(linked(f"{cell}/{name}.jsonl", "secret.jsonl", state))
     found.append(linked("OTHER/failure.json", "failure.json", "interrupted", ("status", "plan", "report")))
     found.append(linked("OTHER/lease/000001.json", "keep.txt", "interrupted"))
+    for state, cell in (("finished", "FINISHED"), ("interrupted", "OTHER")):
+        found.append(linked(f"{cell}/lease/000001", "", state))
+        found.append(linked(f"{cell}/lease/000001/{'0' * 32}", "", state))
+    found.append(linked("FINISHED/lease", "", "stale", ("run",), "--rerun-stale"))
     found.append(linked("plugins", "", "interrupted", ("plan", "run"), "--plugin=PLUGIN"))
     found.append(linked("stale", "", "stale", ("run",), "--rerun-stale"))
     found.append(Attack("finished: a picture of the examples is a link", "finished", _escaping_example))
@@ -416,6 +420,7 @@ SHORT = {
     "finished: .probe -> keep.txt": ("plan",),
     "held: drain -> empty": ("drain",),
     "finished: FINISHED/log.txt -> secret.txt": ("report",),
+    "finished: FINISHED/lease -> ": ("run",),
     "finished: FINISHED/server.jsonl -> empty.jsonl": ("score add",),
     "finished: FINISHED/submissions.jsonl -> keep.txt": ("predict",),
     "interrupted: OTHER/log.txt -> keep.txt": ("run",),
