@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -451,3 +452,22 @@ def test_what_killed_drivers_left_is_swept_and_nothing_else(tmp_path: Path) -> N
     sweep(tmp_path)
     kept = {f"{CHECK}{name}{part}" for name in ("alive", "elsewhere") for part in ("", ".answer")}
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_lease_that_cannot_be_given_back_at_once_is_at_the_second_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep everybody else from the cell for as long as this process lives."""
+    mine, rename, failed = Lease(tmp_path), os.rename, []
+    mine.take()
+
+    def fails_once(source: Path, target: Path) -> None:
+        if not failed:
+            failed.append(source)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(lease.os, "rename", fails_once)
+    mine.release()
+    assert failed
+    assert not list(tmp_path.iterdir())
