@@ -81,8 +81,7 @@ class Lease:
         None stands for one whose name does not read. Raises OSError where the folder cannot be written, RecordError
         where there is a link in it, and what ``waiting`` raises.
         """
-        for path in (self.folder, *self.folder.glob("*"), *self.folder.glob("*/*")):
-            check_no_link(path.parent, path)
+        self._check_links()
         seen, since = None, time.monotonic()
         while True:
             number, token = _newest(self.folder)
@@ -102,6 +101,15 @@ class Lease:
                 continue
             waiting(holder)
             time.sleep(POLL)
+
+    def _check_links(self) -> None:
+        """Raises RecordError where there is a link among the leases, of which others may give theirs back now."""
+        check_no_link(self.folder.parent, self.folder)
+        for place, folders, files in os.walk(self.folder):  # It passes over what is gone meanwhile.
+            for name in (*folders, *files):
+                check_no_link(Path(place), Path(place, name))
+            if place != str(self.folder):
+                folders.clear()  # What a holder prepares is its own.
 
     def _create(self, number: int, over: str = "") -> bool:
         """Creates the lease ``number`` where nobody has the cell, or who has the token ``over`` is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -471,3 +472,23 @@ def test_a_lease_that_cannot_be_given_back_at_once_is_at_the_second_try(
     mine.release()
     assert failed
     assert not list(tmp_path.iterdir())
+
+
+def test_looking_for_links_is_not_disturbed_by_who_gives_a_lease_back(tmp_path: Path) -> None:
+    ended, other = threading.Event(), tmp_path / "lease" / ".other"
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):  # The folder of all goes with the last lease, at any moment.
+                other.mkdir(parents=True, exist_ok=True)
+                other.rmdir()
+
+    others = threading.Thread(target=come_and_go)
+    others.start()
+    try:
+        for _ in range(500):
+            with held(tmp_path) as mine:
+                assert mine is not None
+    finally:
+        ended.set()
+        others.join()
