@@ -16,6 +16,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from suite import process
-from suite.files import check_no_link, read_bytes
+from suite.files import check_no_link, read_bytes, remove
 from suite.process import machine
 
 BEAT = 2.0
@@ -35,6 +36,8 @@ BEAT = 2.0
 SILENCE = 90.0
 """Seconds without a touch after which a holder on another machine is gone; more than file systems cache."""
 POLL = 0.5
+_LEFT = re.compile(r"\.[0-9a-f]{32}(\.ended)?|\d{6}(\.json)?")
+"""What a kill leaves beside the newest lease: drafts, ended leases, those of older engines."""
 CHECK = ".check-"
 """What begins the names of files in a study's folder by which a driver and its nodes see that they share it."""
 
@@ -136,7 +139,18 @@ class Lease:
         for lower, tokens in leases:
             for other in tokens if lower < number else ():
                 self._end(self.folder / f"{lower:06d}" / other)
+        self._tidy()
         return True
+
+    def _tidy(self) -> None:
+        """Removes what others that were killed left among the leases; one that lives and is late begins again."""
+        assert self.path is not None
+        ours = self.path.parent.name
+        with contextlib.suppress(OSError, LeaseLost):
+            for path in self.folder.iterdir():
+                # "." is below the digits; a number above is of who took over while this process stood still.
+                if _LEFT.fullmatch(path.name) and path.name != ours and path.name[: len(ours)] <= ours:
+                    remove(path, self)
 
     def beat(self) -> None:
         """Shows that this process lives. Needs no room on the disk."""

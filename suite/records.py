@@ -409,10 +409,6 @@ class CellFolder:
             for path in self._left(result["steps"]):
                 if path.name != "lease":
                     remove(path, lease)
-            assert lease.path is not None
-            for path in (self.path / "lease").iterdir():
-                if _LEASES.fullmatch(path.name) and path != lease.path.parent:
-                    remove(path, lease)
 
     def _left(self, steps: int) -> Iterator[Path]:
         for folder in (self.path, self.path / "examples", self.checkpoints):
@@ -457,7 +453,6 @@ _RESUMED: tuple[Lines, ...] = ("metrics", "sites", "segments")
 _BY_USERS: tuple[Lines, ...] = ("submissions", "server")
 """What commands add to a finished record."""
 _STEP = re.compile(r"step-\d{8}")
-_LEASES = re.compile(r"\.[0-9a-f]{32}(\.ended)?|\d{6}(\.json)?")
 _OLD_LEFT = re.compile(r"\.(?:[a-z][a-z-]*\.(?:json|jsonl|parquet|npz|png|jpg)|step-\d{8})\.\d+|\.probe")
 """Temporary names of older engines."""
 

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 
 from suite import lease
 from suite.files import remove, replacing, write_bytes
-from suite.lease import CHECK, Lease, LeaseLost, held, holder_of, sweep
+from suite.lease import CHECK, Holder, Lease, LeaseLost, held, holder_of, sweep
 
 ROUNDS = 25
 
@@ -492,3 +493,60 @@ def test_looking_for_links_is_not_disturbed_by_who_gives_a_lease_back(tmp_path: 
     finally:
         ended.set()
         others.join()
+
+
+LEFT = (".{0}/{0}/holder.json", ".{0}.ended/report/index.html", "000001/", "000001.json")
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_who_takes_a_lease_sweeps_what_the_killed_left_among_them(tmp_path: Path, left: str) -> None:
+    place = tmp_path / "lease" / left.format(uuid.uuid4().hex)
+    (place if left.endswith("/") else place.parent).mkdir(parents=True)
+    if not left.endswith("/"):
+        place.write_text("{}")
+    mine = Lease(tmp_path)
+    mine.take()
+    assert mine.path is not None
+    assert [path.name for path in (tmp_path / "lease").iterdir()] == [mine.path.parent.name]
+    mine.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lease_whose_draft_was_swept_is_taken_at_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two come at once to a cell that nobody has; the faster sweeps what the slower had prepared."""
+    late, early, rename, waited = Lease(tmp_path), Lease(tmp_path), os.rename, []
+
+    def overtaken(source: Path, target: Path) -> None:
+        monkeypatch.setattr(lease.os, "rename", rename)
+        early.take()
+        rename(source, target)
+
+    def waiting(holder: Holder | None) -> None:
+        waited.append(holder)
+        early.release()
+
+    monkeypatch.setattr(lease.os, "rename", overtaken)
+    late.take(waiting)
+    assert waited == [early.holder]
+    late.check()
+
+
+def test_sweeping_leaves_the_lease_of_who_took_the_cell_over_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that stands still before it sweeps wakes up when the cell is another's."""
+    slow, fast, sweep = Lease(tmp_path), Lease(tmp_path), Lease._tidy
+
+    def overtaken(self: Lease) -> None:
+        monkeypatch.setattr(Lease, "_tidy", sweep)
+        monkeypatch.setattr(lease, "SILENCE", 0.0)
+        fast.take()
+        sweep(self)
+
+    monkeypatch.setattr(Lease, "_tidy", overtaken)
+    slow.take()
+    fast.check()
+    with pytest.raises(LeaseLost):
+        slow.check()
