@@ -23,6 +23,7 @@ from suite.errors import UserError, clean
 from suite.files import (
     check_no_link,
     digest,
+    insist,
     is_link,
     read_bytes,
     read_json,
@@ -57,10 +58,9 @@ def drafted(output: Path) -> Iterator[Path]:
     try:
         yield draft
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        insist(shutil.rmtree, draft)
         if new:
-            with contextlib.suppress(OSError):  # Unless there is a report now.
-                output.rmdir()
+            insist(output.rmdir)  # Unless there is a report now.
 
 
 def publish(draft: Path, output: Path) -> None:
@@ -78,8 +78,7 @@ def publish(draft: Path, output: Path) -> None:
         raise
     finally:
         lease.release()
-        with contextlib.suppress(OSError):
-            (output / LOCK).rmdir()
+        insist((output / LOCK).rmdir)
 
 
 def _publish(draft: Path, output: Path, names: list[str], lease: Lease) -> None:

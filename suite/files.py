@@ -20,7 +20,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import ne
 from pathlib import Path
@@ -116,6 +116,14 @@ def remove(path: Path, staging: Staging | None = None) -> None:
     # What is in the staging folder goes with it in the end.
     with contextlib.suppress(OSError):
         discard(gone)
+
+
+def insist(removal: Callable[..., object], *given: Any) -> None:
+    """Tries it a second time: an error that passes is to leave nothing behind. Raises no OSError."""
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            removal(*given)
+            return
 
 
 def discard(path: Path) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from suite import process
-from suite.files import check_no_link, read_bytes, remove
+from suite.files import check_no_link, insist, read_bytes, remove
 from suite.process import machine
 
 BEAT = 2.0
@@ -165,12 +165,8 @@ class Lease:
 
     def release(self) -> None:
         if self.path is not None:
-            for _ in range(2):  # An error that passes is to leave no lease of a process that lives on.
-                with contextlib.suppress(OSError):
-                    self._end(self.path)
-                    break
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+            insist(self._end, self.path)
+            insist(self.folder.rmdir)
             self.path = None
 
     def _end(self, path: Path) -> None:
@@ -182,9 +178,8 @@ class Lease:
         ended = self.folder / f".{path.name}.ended"
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, ended)
-        shutil.rmtree(ended, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
+        insist(shutil.rmtree, ended)
+        insist(path.parent.rmdir)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import os
@@ -29,7 +28,7 @@ from suite.config import (
 from suite.data.scoring import question_prior
 from suite.data.store import DataSet, open_dataset
 from suite.errors import UserError, unknown
-from suite.files import check_no_link, read_bytes, temporary_name, write_bytes
+from suite.files import check_no_link, insist, read_bytes, temporary_name, write_bytes
 from suite.records import StudyFolder, depth_text
 
 if TYPE_CHECKING:
@@ -378,6 +377,4 @@ def probe(folder: Path) -> None:
                 left = left[opened.write(left) :]
             os.fsync(file)
     finally:
-        for _ in range(2):  # An error that passes is to leave nothing here.
-            with contextlib.suppress(OSError):
-                name.unlink(missing_ok=True)
+        insist(name.unlink, True)

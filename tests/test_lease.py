@@ -456,22 +456,26 @@ def test_what_killed_drivers_left_is_swept_and_nothing_else(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-def test_a_lease_that_cannot_be_given_back_at_once_is_at_the_second_try(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["rename", "unlink", "rmdir"])
+@pytest.mark.parametrize("place", range(6))
+def test_an_error_that_passes_leaves_nothing_of_a_lease_that_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, place: int
 ) -> None:
     """It would keep everybody else from the cell for as long as this process lives."""
-    mine, rename, failed = Lease(tmp_path), os.rename, []
+    mine, real, calls = Lease(tmp_path), getattr(os, call), []
     mine.take()
+    assert mine.path is not None
+    (mine.path / "prepared").mkdir()
 
-    def fails_once(source: Path, target: Path) -> None:
-        if not failed:
-            failed.append(source)
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
-        rename(source, target)
+    def fails_once(path: Any, *others: Any, **options: Any) -> None:
+        calls.append(path)
+        if len(calls) == place + 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        real(path, *others, **options)
 
-    monkeypatch.setattr(lease.os, "rename", fails_once)
+    monkeypatch.setattr(os, call, fails_once)
     mine.release()
-    assert failed
+    assert calls
     assert not list(tmp_path.iterdir())
 
 
