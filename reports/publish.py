@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import sys
 import time
@@ -22,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from suite.errors import UserError, clean
 from suite.files import (
     check_no_link,
+    clear,
     digest,
     insist,
     is_link,
@@ -58,7 +58,7 @@ def drafted(output: Path) -> Iterator[Path]:
     try:
         yield draft
     finally:
-        insist(shutil.rmtree, draft)
+        clear(draft)
         if new:
             insist(output.rmdir)  # Unless there is a report now.
 

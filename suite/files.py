@@ -118,12 +118,18 @@ def remove(path: Path, staging: Staging | None = None) -> None:
         discard(gone)
 
 
-def insist(removal: Callable[..., object], *given: Any) -> None:
-    """Tries it a second time: an error that passes is to leave nothing behind. Raises no OSError."""
+def insist(removal: Callable[[], object]) -> None:
+    """Does a removal, a second time where it fails: an error that passes leaves nothing. Raises no OSError."""
     for _ in range(2):
         with contextlib.suppress(OSError):
-            removal(*given)
+            removal()
             return
+
+
+def clear(folder: Path) -> None:
+    """Removes a folder with all of it that goes, as ``insist`` does: one file that stays keeps no other."""
+    for _ in range(2):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def discard(path: Path) -> None:

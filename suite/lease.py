@@ -24,11 +24,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from suite import process
-from suite.files import check_no_link, insist, read_bytes, remove
+from suite.files import check_no_link, clear, insist, read_bytes, remove
 from suite.process import machine
 
 BEAT = 2.0
@@ -165,7 +166,7 @@ class Lease:
 
     def release(self) -> None:
         if self.path is not None:
-            insist(self._end, self.path)
+            insist(partial(self._end, self.path))
             insist(self.folder.rmdir)
             self.path = None
 
@@ -178,7 +179,7 @@ class Lease:
         ended = self.folder / f".{path.name}.ended"
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, ended)
-        insist(shutil.rmtree, ended)
+        clear(ended)
         insist(path.parent.rmdir)
 
 

@@ -377,4 +377,4 @@ def probe(folder: Path) -> None:
                 left = left[opened.write(left) :]
             os.fsync(file)
     finally:
-        insist(name.unlink, True)
+        insist(name.unlink)

@@ -407,7 +407,7 @@ class CellFolder:
             if lease is None:  # Whoever has it tidies.
                 return
             for path in self._left(result["steps"]):
-                if path.name != "lease":
+                if path.name != "lease":  # Who takes it has swept it.
                     remove(path, lease)
 
     def _left(self, steps: int) -> Iterator[Path]:

@@ -456,8 +456,11 @@ def test_what_killed_drivers_left_is_swept_and_nothing_else(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-@pytest.mark.parametrize("call", ["rename", "unlink", "rmdir"])
-@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize(
+    ("call", "place"),
+    # Of the lease; of its holder; of what it prepared, itself, its number and the folder of all.
+    [("rename", 0), ("unlink", 0), ("rmdir", 0), ("rmdir", 1), ("rmdir", 2), ("rmdir", 3)],
+)
 def test_an_error_that_passes_leaves_nothing_of_a_lease_that_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, place: int
 ) -> None:
@@ -475,8 +478,28 @@ def test_an_error_that_passes_leaves_nothing_of_a_lease_that_is_given_back(
 
     monkeypatch.setattr(os, call, fails_once)
     mine.release()
-    assert calls
+    assert len(calls) > place
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_removed_keeps_nothing_else_of_an_ended_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes to it under its new name finds as little as can be to put in a record's place."""
+    mine, unlink = Lease(tmp_path), os.unlink
+    mine.take()
+    assert mine.path is not None
+    for name in ("a", "b", "c"):
+        (mine.path / name).write_text("prepared")
+
+    def fails(path: Any, **options: Any) -> None:
+        if Path(path).name == "b":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", fails)
+    mine.release()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b"]
 
 
 def test_looking_for_links_is_not_disturbed_by_who_gives_a_lease_back(tmp_path: Path) -> None:
@@ -499,15 +522,16 @@ def test_looking_for_links_is_not_disturbed_by_who_gives_a_lease_back(tmp_path: 
         others.join()
 
 
-LEFT = (".{0}/{0}/holder.json", ".{0}.ended/report/index.html", "000001/", "000001.json")
+LEFT = ([".{0}/{0}/holder.json"], [".{0}.ended/report/index.html"], ["000001/", "000002/"], ["000001.json"])
 
 
 @pytest.mark.parametrize("left", LEFT)
-def test_who_takes_a_lease_sweeps_what_the_killed_left_among_them(tmp_path: Path, left: str) -> None:
-    place = tmp_path / "lease" / left.format(uuid.uuid4().hex)
-    (place if left.endswith("/") else place.parent).mkdir(parents=True)
-    if not left.endswith("/"):
-        place.write_text("{}")
+def test_who_takes_a_lease_sweeps_what_the_killed_left_among_them(tmp_path: Path, left: list[str]) -> None:
+    for name in left:
+        place = tmp_path / "lease" / name.format(uuid.uuid4().hex)
+        (place if name.endswith("/") else place.parent).mkdir(parents=True)
+        if not name.endswith("/"):
+            place.write_text("{}")
     mine = Lease(tmp_path)
     mine.take()
     assert mine.path is not None
@@ -537,20 +561,14 @@ def test_a_lease_whose_draft_was_swept_is_taken_at_the_next_try(
     late.check()
 
 
-def test_sweeping_leaves_the_lease_of_who_took_the_cell_over_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that stands still before it sweeps wakes up when the cell is another's."""
-    slow, fast, sweep = Lease(tmp_path), Lease(tmp_path), Lease._tidy
-
-    def overtaken(self: Lease) -> None:
-        monkeypatch.setattr(Lease, "_tidy", sweep)
-        monkeypatch.setattr(lease, "SILENCE", 0.0)
-        fast.take()
-        sweep(self)
-
-    monkeypatch.setattr(Lease, "_tidy", overtaken)
+def test_sweeping_leaves_the_lease_of_who_takes_the_cell_over_meanwhile(tmp_path: Path) -> None:
+    """A process that stood still before it sweeps wakes up between another's lease and the end of its own."""
+    slow = Lease(tmp_path)
     slow.take()
-    fast.check()
+    taken = tmp_path / "lease/000002" / uuid.uuid4().hex / "holder.json"
+    taken.parent.mkdir(parents=True)
+    taken.write_text("{}")
+    slow._tidy()
+    assert taken.exists()
     with pytest.raises(LeaseLost):
         slow.check()
