@@ -131,7 +131,7 @@ def read_records(study_folder: Path | str) -> Records:
     study, digests = _study(folder)
     cells, wrong = [], []
     for plain in load_cells(folder.path, study).to_dict("records"):
-        record = CellFolder(plain["folder"])
+        record = plain["record"]
         if plain["state"] == "damaged":
             wrong.append(plain["failure"])
             continue

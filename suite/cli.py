@@ -241,7 +241,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if not arguments.watch:
         cells = load_cells(folder.path).to_dict("records")
         _print_table(_states(folder, cells), arguments.json)
-        _say_failures(folder, [cell["id"] for cell in cells])
+        _say_failures(folder, [cell["id"] for cell in cells if cell["state"] == "failed"])
         for cell in cells:
             if cell["state"] == "damaged":
                 say(f"damaged: {cell['id']}: {cell['failure']}")
@@ -284,7 +284,7 @@ def _states(folder: StudyFolder, cells: Sequence[Mapping[str, Any]]) -> list[dic
     """One row per cell of the study; those that run now with where they are."""
     rows = []
     for cell in cells:
-        record = folder.cell(cell["id"])
+        record = cell["record"]
         state, step, live, holder = cell["state"], cell["steps"], None, None
         if state == "started":
             holder, live = holder_of(record.path), record.live()

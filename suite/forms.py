@@ -156,15 +156,17 @@ def _made(form: Form) -> Callable[[Any], bool]:
         named = _fits(form.form)
         return lambda value: type(value) is dict and all(map(named, value.values()))
     if isinstance(form, Mapping):
-        fields = [(name.removesuffix("?"), name.endswith("?"), inside) for name, inside in form.items()]
+        fields: list[tuple[str, bool, Callable[[Any], bool]]] = []
         missing = object()
 
         def fits(value: Any) -> bool:
             if type(value) is not dict:
                 return False
-            for name, optional, inside in fields:
+            if not fields:  # Not before: a form may hold itself.
+                fields[:] = [(name.removesuffix("?"), name[-1] == "?", _fits(one)) for name, one in form.items()]
+            for name, optional, inner in fields:
                 one = value.get(name, missing)
-                if (not optional) if one is missing else not _fits(inside)(one):
+                if (not optional) if one is missing else not inner(one):
                     return False
             return True
 

@@ -34,6 +34,7 @@ from suite.files import (
     digest,
     is_left,
     is_link,
+    parse_json,
     parse_lines,
     parse_vouched_lines,
     read_bytes,
@@ -245,11 +246,10 @@ class CellFolder:
     def _optional(self, name: str, form: forms.Form) -> dict[str, Any] | None:
         path = self.path / name
         try:
-            return forms.check(path, read_json(path), form) if path.exists() else None
-        except RecordError:
-            if path.exists():
-                raise
-            return None  # It went between the two looks, as live.json does when its cell ends.
+            content = read_bytes(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return forms.check(path, parse_json(path, content), form)
 
     # Writing
 
@@ -519,8 +519,8 @@ def load_cells(path: Path | str, study: Mapping[str, Any] | None = None) -> pd.D
     Columns: id, role (row, start, floor or trial), state, stale, variant, arguments (dict), layers (tuple), seed,
     dataset, steps (0 where a cell is evaluated only), batch_size, start (id or None), cell (the whole
     configuration), accuracy (dict: split -> per cent), macs, macs_reference, uncounted_operators (dict),
-    parameters, seconds, failure (message or None, of a failed or damaged cell), folder. What a cell does not have
-    yet is None. A record that does not read is ``damaged``, and the others are there.
+    parameters, seconds, failure (message or None, of a failed or damaged cell), record (CellFolder). What a cell
+    does not have yet is None. A record that does not read is ``damaged``, and the others are there.
     """
     folder = StudyFolder(path)
     study = folder.study() if study is None else study
@@ -535,7 +535,7 @@ def load_cells(path: Path | str, study: Mapping[str, Any] | None = None) -> pd.D
             result = record.result()
             if state == "failed":
                 failure = (record.failure() or {"message": None})["message"]
-            engine = _engine_of(record, entry)
+            engine = _engine_of(record, entry, state)
             if state in ("finished", "stopped") and engine != study["engine"]:
                 stale.add(entry["id"])
         except RecordError as error:
@@ -558,7 +558,7 @@ def load_cells(path: Path | str, study: Mapping[str, Any] | None = None) -> pd.D
                 "start": entry["start"],
                 "cell": cell,
                 "failure": failure,
-                "folder": record.path,
+                "record": record,
                 **{name: result[name] if result else None for name in _RESULT_COLUMNS},
             }
         )
@@ -566,23 +566,23 @@ def load_cells(path: Path | str, study: Mapping[str, Any] | None = None) -> pd.D
     return pd.DataFrame(rows, dtype=object)
 
 
-def _engine_of(record: CellFolder, entry: Mapping[str, Any]) -> str | None:
+def _engine_of(record: CellFolder, entry: Mapping[str, Any], state: State) -> str | None:
     """The engine that made the record of a cell; None where it has no configuration yet.
 
     Raises RecordError where the record is of another cell than the study's ``entry`` says.
     """
     path = record.path / "config.json"
-    if not path.exists():
-        if record.state in ("finished", "stopped"):
+    config = record._optional("config.json", forms.CONFIG)
+    if config is None:
+        if state in ("finished", "stopped"):
             raise damaged(path, "it is missing")
         return None
-    config = forms.check(path, record.config(), forms.CONFIG)
     if config.get("id", entry["id"]) != entry["id"]:
         raise damaged(path, f"it is the configuration of {config['id']}")
     if "cell" in config and (name := _unlike(config["cell"], entry["cell"])):
         raise damaged(path, f"its {name} is not that of the cell in study.json")
     engine = config.get("code", {}).get("engine")
-    if engine is None and record.state in ("finished", "stopped"):
+    if engine is None and state in ("finished", "stopped"):
         raise damaged(path, "it does not name the engine that made the record")
     return engine
 

@@ -314,6 +314,7 @@ def test_a_row_holds_the_configuration_and_the_result(tmp_path: Path) -> None:
     folder = study(tmp_path, ("d", "start", None, START), ("c", "row", "d", ROW))
     finish(folder.cell("c"))
     row = load_cells(tmp_path).iloc[1].to_dict()
+    assert row.pop("record").path == tmp_path / "c"
     assert row == {
         "id": "c",
         "role": "row",
@@ -329,7 +330,6 @@ def test_a_row_holds_the_configuration_and_the_result(tmp_path: Path) -> None:
         "start": "d",
         "cell": to_plain(ROW),
         "failure": None,
-        "folder": tmp_path / "c",
         **{name: value for name, value in RESULT.items() if name != "steps"},
     }
 
